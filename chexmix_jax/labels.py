@@ -1,0 +1,59 @@
+"""The 14 CheXpert findings, their values and the policies that make targets of them.
+
+Order and names: Irvin et al. 2019 (CheXpert, arXiv 1901.07031), table 1.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from chexmix_jax.errors import UserError
+
+CHEXPERT_14 = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion",
+    "Edema", "Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion",
+    "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+CHEXPERT_5 = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+INDEX = {name: i for i, name in enumerate(CHEXPERT_14)}
+
+POSITIVE, NEGATIVE, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
+"""Values of a label; UNKNOWN is "not mentioned", an empty cell in the published tables."""
+
+# The U-Ones / U-Zeros choice per finding that Irvin et al. 2019 found best (section 5).
+_MIXED_POSITIVE = ("Atelectasis", "Edema", "Pleural Effusion")
+
+# NIH ChestX-ray14 names (Wang et al. 2017) that have a CheXpert counterpart.
+_NIH14 = {
+    "No Finding": "No Finding", "Cardiomegaly": "Cardiomegaly", "Infiltration": "Lung Opacity",
+    "Mass": "Lung Lesion", "Nodule": "Lung Lesion", "Edema": "Edema",
+    "Consolidation": "Consolidation", "Pneumonia": "Pneumonia", "Atelectasis": "Atelectasis",
+    "Pneumothorax": "Pneumothorax", "Effusion": "Pleural Effusion",
+    "Pleural_Thickening": "Pleural Other", "Emphysema": None, "Fibrosis": None, "Hernia": None,
+}  # fmt: skip
+
+
+def from_nih14(names: Iterable[str]) -> np.ndarray:
+  """int8 (14,) from NIH ChestX-ray14 finding names; what is not named is negative.
+
+  A fracture or a device is not annotated there, so both stay UNKNOWN. Consolidation, pneumonia,
+  edema, atelectasis, masses and nodules are opacities too (the CheXpert label hierarchy).
+  """
+  labels = np.full(len(CHEXPERT_14), NEGATIVE, np.int8)
+  labels[[INDEX["Fracture"], INDEX["Support Devices"]]] = UNKNOWN
+  for name in names:
+    if name not in _NIH14:
+      known = ", ".join(_NIH14)
+      raise UserError(f"{name!r} is not an NIH ChestX-ray14 finding; use one of {known}.")
+    if _NIH14[name]:
+      labels[INDEX[_NIH14[name]]] = POSITIVE
+  opacities = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
+  if any(labels[INDEX[name]] == POSITIVE for name in opacities):
+    labels[INDEX["Lung Opacity"]] = POSITIVE
+  return labels
+
+
+def apply_mixed_policy(labels: np.ndarray) -> np.ndarray:
+  """Binary targets (..., 14) under the `mixed` policy: unknown is 0, uncertain goes by finding."""
+  uncertain_as = np.array([int(name in _MIXED_POSITIVE) for name in CHEXPERT_14])
+  return np.where(labels == UNCERTAIN, uncertain_as, labels == POSITIVE).astype(np.int8)

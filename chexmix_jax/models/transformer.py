@@ -1,0 +1,281 @@
+"""The decoder of CheXmix: Phi-2's parallel block with partial rotary embedding and biases.
+
+Shape suffixes: B batch, T tokens, S cached tokens, D width, H heads, K head width, L layers,
+V vocabulary. Parameters are a plain nested dict of float32 arrays; those of the layers are stacked
+on a leading axis, whether the layers are scanned or unrolled.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from chexmix_jax.errors import UserError
+from chexmix_jax.models.attention import attention, causal_attention
+from chexmix_jax.parallel.sharding import constrain
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Shape and arithmetic of the decoder; the defaults are the published model's.
+
+  Attributes:
+    rotary_dim: leading dimensions of each head that are rotated (Su et al. 2021), even.
+    dropout: rate on the outputs of attention and MLP, before the residual sum.
+    qk_norm: LayerNorm on every head's queries and keys.
+    dtype: of the computation; parameters are always float32.
+    scan_layers: compile one layer and loop over it, or all of them unrolled.
+    remat: recompute each layer's activations in the backward pass.
+  """
+
+  vocab_size: int = 58562
+  num_layers: int = 32
+  width: int = 2560
+  num_heads: int = 32
+  mlp_dim: int = 10240
+  rotary_dim: int = 32
+  rope_base: float = 10000.0
+  norm_eps: float = 1e-5
+  dropout: float = 0.1
+  qk_norm: bool = False
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  scan_layers: bool = True
+  remat: bool = False
+
+  def __post_init__(self):
+    if self.width % self.num_heads:
+      raise UserError(
+          f"model.width={self.width} must be a multiple of model.num_heads={self.num_heads}."
+      )
+    if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+      raise UserError(
+          f"model.rotary_dim={self.rotary_dim} must be even and at most the head width"
+          f" {self.head_dim}."
+      )
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.num_heads
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+  """Keys and values of the tokens so far, (L, B, S, H, K); the slot of a token is its position."""
+
+  k_LBSHK: jax.Array
+  v_LBSHK: jax.Array
+
+
+def rotate(x_BTHK: jax.Array, positions_BT: jax.Array, rotary_dim: int, base: float) -> jax.Array:
+  """Rotary embedding of the first `rotary_dim` dimensions, halves paired (Su et al. 2021)."""
+  frequencies = base ** (-jnp.arange(0, rotary_dim, 2, dtype=jnp.float32) / rotary_dim)
+  angles_BT1F = positions_BT[..., None, None].astype(jnp.float32) * frequencies
+  cos, sin = jnp.cos(angles_BT1F), jnp.sin(angles_BT1F)
+  first, second, rest = jnp.split(x_BTHK, [rotary_dim // 2, rotary_dim], axis=-1)
+  rotated = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate([*(r.astype(x_BTHK.dtype) for r in rotated), rest], axis=-1)
+
+
+def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+  if key is None or rate == 0.0:
+    return x
+  return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
+
+
+class Attention(nnx.Module):
+  """Projections around attention, with biases."""
+
+  def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    heads = (config.num_heads, config.head_dim)
+    linear = functools.partial(nnx.LinearGeneral, dtype=jnp.dtype(config.dtype), rngs=rngs)
+    self.q = linear(config.width, heads)
+    self.k = linear(config.width, heads)
+    self.v = linear(config.width, heads)
+    self.out = linear(heads, config.width, axis=(-2, -1))
+    if config.qk_norm:
+      norm = functools.partial(nnx.LayerNorm, config.head_dim, epsilon=config.norm_eps, rngs=rngs)
+      self.q_norm, self.k_norm = norm(), norm()
+
+  def __call__(self, x_BTD, positions_BT, segment_ids_BT, cache):
+    config = self.config
+    q_BTHK, k_BTHK, v_BTHK = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+    if config.qk_norm:
+      q_BTHK = self.q_norm(q_BTHK).astype(x_BTD.dtype)
+      k_BTHK = self.k_norm(k_BTHK).astype(x_BTD.dtype)
+    q_BTHK = rotate(q_BTHK, positions_BT, config.rotary_dim, config.rope_base)
+    k_BTHK = rotate(k_BTHK, positions_BT, config.rotary_dim, config.rope_base)
+    q_BTHK = constrain(q_BTHK, ("batch", None, "heads", None))
+    if cache is None:
+      mixed_BTHK = causal_attention(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+    else:
+      rows = jnp.arange(x_BTD.shape[0])[:, None]
+      cache = tuple(
+          old.at[rows, positions_BT].set(new.astype(old.dtype))
+          for old, new in zip(cache, (k_BTHK, v_BTHK), strict=True)
+      )
+      mask_BTS = jnp.arange(cache[0].shape[1]) <= positions_BT[..., None]
+      mixed_BTHK = attention(q_BTHK, *cache, mask_BTS)
+    return self.out(mixed_BTHK), cache
+
+
+class MLP(nnx.Module):
+  """Two linear layers around the tanh form of GELU (`gelu_new`)."""
+
+  def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    linear = functools.partial(nnx.Linear, dtype=jnp.dtype(config.dtype), rngs=rngs)
+    self.up = linear(config.width, config.mlp_dim)
+    self.down = linear(config.mlp_dim, config.width)
+
+  def __call__(self, x_BTD):
+    return self.down(jax.nn.gelu(self.up(x_BTD), approximate=True))
+
+
+class Block(nnx.Module):
+  """One LayerNorm feeds attention and MLP in parallel: x + attn(ln(x)) + mlp(ln(x))."""
+
+  def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    self.rate = config.dropout
+    self.norm = nnx.LayerNorm(
+        config.width, epsilon=config.norm_eps, dtype=jnp.dtype(config.dtype), rngs=rngs
+    )
+    self.attn = Attention(config, rngs=rngs)
+    self.mlp = MLP(config, rngs=rngs)
+
+  def __call__(self, x_BTD, positions_BT, segment_ids_BT, cache=None, dropout_key=None):
+    keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    normed_BTD = self.norm(x_BTD)
+    attn_BTD, cache = self.attn(normed_BTD, positions_BT, segment_ids_BT, cache)
+    mlp_BTD = self.mlp(normed_BTD)
+    x_BTD = x_BTD + _dropout(attn_BTD, self.rate, keys[0]) + _dropout(mlp_BTD, self.rate, keys[1])
+    return constrain(x_BTD, ("batch", None, None)), cache
+
+
+class Ends(nnx.Module):
+  """What stands before and after the layers: embedding, final norm, biased untied output."""
+
+  def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+    dtype = jnp.dtype(config.dtype)
+    self.embed = nnx.Embed(config.vocab_size, config.width, dtype=dtype, rngs=rngs)
+    self.final_norm = nnx.LayerNorm(
+        config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs
+    )
+    self.lm_head = nnx.Linear(config.width, config.vocab_size, dtype=dtype, rngs=rngs)
+
+
+@functools.cache
+def _graphdef(module: type[nnx.Module], config: TransformerConfig):
+  return nnx.split(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))[0]
+
+
+def init_params(config: TransformerConfig, key: jax.Array) -> Params:
+  """Fresh parameters; call under jax.jit with out_shardings to have them born sharded.
+
+  Kernels and embeddings have variance 1 / fan-in (a standard deviation of 0.02 at the published
+  width); what writes into the residual stream is scaled by 1/sqrt(2·L) (Radford et al. 2019).
+  """
+
+  def init(module, key):
+    return nnx.to_pure_dict(nnx.state(module(config, rngs=nnx.Rngs(key))))
+
+  ends_key, layers_key = jax.random.split(key)
+  layer_keys = jax.random.split(layers_key, config.num_layers)
+  layers = jax.vmap(functools.partial(init, Block))(layer_keys)
+  residual_scale = (2 * config.num_layers) ** -0.5
+  layers["attn"]["out"]["kernel"] *= residual_scale
+  layers["mlp"]["down"]["kernel"] *= residual_scale
+  return {**init(Ends, ends_key), "layers": layers}
+
+
+def abstract_params(config: TransformerConfig) -> Params:
+  """Shapes and dtypes of the parameters, without making them."""
+  return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+
+
+class Transformer:
+  """The decoder over given parameters; make it inside the jitted function that uses it.
+
+  Token and position arrays are int32 (B, T). Positions default to 0, 1, …; segment ids keep packed
+  documents apart and default to one document a row. A right-padded row needs neither: causal
+  attention never looks ahead.
+  """
+
+  def __init__(self, config: TransformerConfig, params: Params):
+    self.config = config
+    self._layers = params["layers"]
+    ends = {name: value for name, value in params.items() if name != "layers"}
+    self._ends = nnx.merge(_graphdef(Ends, config), ends)
+
+  def __call__(self, tokens_BT, positions_BT=None, segment_ids_BT=None, *, dropout_key=None):
+    """Next-token logits, float32 (B, T, V); dropout only where a key is given."""
+    x_BTD, _, _ = self._run(tokens_BT, positions_BT, segment_ids_BT, dropout_key=dropout_key)
+    return self._logits(x_BTD)
+
+  def hidden_states(self, tokens_BT, positions_BT=None, segment_ids_BT=None):
+    """(L+1, B, T, D): embeddings, outputs of all layers but the last, final norm of the last's."""
+    _, _, hidden_LBTD = self._run(tokens_BT, positions_BT, segment_ids_BT, keep_hidden=True)
+    embedded_BTD = self._embed(tokens_BT)
+    last_BTD = self._ends.final_norm(hidden_LBTD[-1])
+    return jnp.concatenate([embedded_BTD[None], hidden_LBTD[:-1], last_BTD[None]])
+
+  def init_cache(self, batch: int, length: int) -> Cache:
+    """An empty cache for `length` tokens a row."""
+    config = self.config
+    shape = (config.num_layers, batch, length, config.num_heads, config.head_dim)
+    zeros_LBSHK = constrain(
+        jnp.zeros(shape, jnp.dtype(config.dtype)), (None, "batch", None, "heads", None)
+    )
+    return Cache(zeros_LBSHK, zeros_LBSHK)
+
+  def decode(self, tokens_BT, positions_BT, cache: Cache) -> tuple[jax.Array, Cache]:
+    """Logits (B, T, V) of tokens that follow what the cache holds, and the cache with them.
+
+    A prompt of many tokens and a step of one are the same call. A token's slot is its position, so
+    right padding in a prompt is overwritten before any later token can see it.
+    """
+    x_BTD, cache, _ = self._run(tokens_BT, positions_BT, None, cache=cache)
+    return self._logits(x_BTD), cache
+
+  def _embed(self, tokens_BT):
+    # Gathered over fsdp first, as every kernel is: a lookup in a table that is split along the
+    # width would have to be sharded anew.
+    table_VD = constrain(self._ends.embed.embedding[...], ("vocab", None))
+    x_BTD = table_VD.astype(jnp.dtype(self.config.dtype))[tokens_BT]
+    return constrain(x_BTD, ("batch", None, None))
+
+  def _logits(self, x_BTD):
+    logits_BTV = self._ends.lm_head(self._ends.final_norm(x_BTD))
+    return constrain(logits_BTV, ("batch", None, "vocab")).astype(jnp.float32)
+
+  def _run(
+      self, tokens_BT, positions_BT, segment_ids_BT, cache=None, dropout_key=None, keep_hidden=False
+  ):
+    """Embeds and runs the layers: (B, T, D), the cache, and every layer's output if kept."""
+    config = self.config
+    if positions_BT is None:
+      positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    if segment_ids_BT is None:
+      segment_ids_BT = jnp.ones_like(tokens_BT)
+    graphdef = _graphdef(Block, config)
+    keys = None if dropout_key is None else jax.random.split(dropout_key, config.num_layers)
+
+    def body(x_BTD, layer):
+      params, layer_cache, key = layer
+      block = nnx.merge(graphdef, params)
+      x_BTD, layer_cache = block(x_BTD, positions_BT, segment_ids_BT, layer_cache, key)
+      return x_BTD, (layer_cache, x_BTD if keep_hidden else None)
+
+    if config.remat:
+      body = jax.checkpoint(body, prevent_cse=not config.scan_layers)
+    x_BTD = self._embed(tokens_BT)
+    kv = None if cache is None else (cache.k_LBSHK, cache.v_LBSHK)
+    x_BTD, (kv, hidden_LBTD) = jax.lax.scan(
+        body, x_BTD, (self._layers, kv, keys), unroll=not config.scan_layers
+    )
+    return x_BTD, None if kv is None else Cache(*kv), hidden_LBTD

@@ -1,0 +1,90 @@
+"""One table from array axes to mesh axes, and what follows from it.
+
+Every array axis has a logical name. RULES maps the names to mesh axes; PARAM_AXES names the axes of
+every parameter of the transformer. Nothing else in the package mentions a mesh axis.
+"""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from chexmix_jax.errors import UserError
+
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": ("fsdp",),
+    "vocab": ("tensor",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+}
+
+Axes = tuple[str | None, ...]
+
+# The layers' leading axis (stacked layers) is never sharded.
+PARAM_AXES: dict[str, Axes] = {
+    "embed.embedding": ("vocab", "embed"),
+    "layers.norm.scale": (None, None),
+    "layers.norm.bias": (None, None),
+    "layers.attn.q.kernel": (None, "embed", "heads", None),
+    "layers.attn.k.kernel": (None, "embed", "heads", None),
+    "layers.attn.v.kernel": (None, "embed", "heads", None),
+    "layers.attn.q.bias": (None, "heads", None),
+    "layers.attn.k.bias": (None, "heads", None),
+    "layers.attn.v.bias": (None, "heads", None),
+    "layers.attn.q_norm.scale": (None, None),
+    "layers.attn.q_norm.bias": (None, None),
+    "layers.attn.k_norm.scale": (None, None),
+    "layers.attn.k_norm.bias": (None, None),
+    "layers.attn.out.kernel": (None, "heads", None, "embed"),
+    "layers.attn.out.bias": (None, None),
+    "layers.mlp.up.kernel": (None, "embed", "mlp"),
+    "layers.mlp.up.bias": (None, "mlp"),
+    "layers.mlp.down.kernel": (None, "mlp", "embed"),
+    "layers.mlp.down.bias": (None, None),
+    "final_norm.scale": (None,),
+    "final_norm.bias": (None,),
+    "lm_head.kernel": ("embed", "vocab"),
+    "lm_head.bias": ("vocab",),
+}
+
+
+def partition_spec(axes: Axes) -> PartitionSpec:
+  """The mesh axes of an array whose axes carry these logical names."""
+  return PartitionSpec(*(RULES[name] if name else None for name in axes))
+
+
+def named_sharding(mesh: Mesh, axes: Axes) -> NamedSharding:
+  """Sharding over `mesh` of an array whose axes carry these logical names."""
+  return NamedSharding(mesh, partition_spec(axes))
+
+
+def constrain(x: jax.Array, axes: Axes) -> jax.Array:
+  """Pins the sharding of an activation on the mesh in force; without one, x itself."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, partition_spec(axes))
+
+
+def param_shardings(mesh: Mesh, abstract_params: dict[str, Any]) -> dict[str, Any]:
+  """NamedSharding of every parameter; UserError names one that is unknown or cannot be divided."""
+
+  def sharding(path, leaf):
+    name = ".".join(key.key for key in path)
+    if name not in PARAM_AXES:
+      raise UserError(f"Parameter {name} has no axes; add it to PARAM_AXES in {__name__}.")
+    axes = PARAM_AXES[name]
+    if len(axes) != leaf.ndim:
+      raise UserError(f"Parameter {name} has {leaf.ndim} axes, but PARAM_AXES names {len(axes)}.")
+    for size, axis in zip(leaf.shape, axes, strict=True):
+      parts = math.prod(mesh.shape[mesh_axis] for mesh_axis in RULES[axis]) if axis else 1
+      if size % parts:
+        raise UserError(
+            f"Parameter {name} of shape {leaf.shape} cannot be divided by {parts} along its"
+            f" {axis!r} axis of {size}; choose another mesh or model size."
+        )
+    return named_sharding(mesh, axes)
+
+  return jax.tree_util.tree_map_with_path(sharding, abstract_params)

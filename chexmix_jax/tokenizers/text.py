@@ -1,0 +1,106 @@
+"""SentencePiece text tokenizer: training, loading, and its exact round trip."""
+
+import hashlib
+import io
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+
+from chexmix_jax.errors import UserError
+
+# SentencePiece writes a space as this character, so a text cannot keep one of its own.
+_SPACE_MARK = "\u2581"
+# Longer texts are skipped by the trainer without a word; the default is 4,192 bytes.
+_MAX_TEXT_BYTES = 1 << 20
+
+
+def normalise(text: str) -> str:
+  """What decode(encode(text)) gives: the text with every run of white space as one space."""
+  return " ".join(text.replace(_SPACE_MARK, " ").split())
+
+
+class SentencePieceTokenizer:
+  """Text to ids in [0, vocab_size) and back; no beginning, end or padding ids among them.
+
+  Characters it was not trained on are spelt in bytes, so any text can be encoded.
+
+  Attributes:
+    vocab_size: number of ids.
+    fingerprint: sha256 of the model file.
+  """
+
+  def __init__(self, model: bytes):
+    self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    self.vocab_size: int = self._processor.get_piece_size()
+    self.fingerprint: str = hashlib.sha256(model).hexdigest()
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> "SentencePieceTokenizer":
+    """Loads a model file; UserError when it is missing or is no SentencePiece model."""
+    try:
+      return cls(pathlib.Path(path).read_bytes())
+    except OSError as error:
+      raise UserError(f"{path} cannot be read; name the --output of train_text_tokenizer.") from error
+    except RuntimeError as error:
+      raise UserError(f"{path} is not a SentencePiece model; train or name another one.") from error
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of the normalised text."""
+    return self._processor.encode(normalise(text))
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of ids in [0, vocab_size); bytes that are no UTF-8 become U+FFFD."""
+    return self._processor.decode([int(i) for i in ids])
+
+
+def train_sentencepiece(
+    texts: Iterable[str], vocab_size: int, output: str | os.PathLike[str]
+) -> SentencePieceTokenizer:
+  """Trains on `texts`, writes the model file `output` and returns the tokenizer.
+
+  Byte-pair merges (Sennrich et al. 2016) with byte fallback; the same texts give the same file.
+  Raises UserError for a `vocab_size` that the texts cannot fill or that does not hold the 256
+  bytes and every character.
+  """
+  sentences = [normalise(text) for text in texts]
+  if not any(sentences):
+    raise UserError("There is no text to train the text tokenizer on; give studies with reports.")
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        max_sentence_length=_MAX_TEXT_BYTES,
+        num_threads=1,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        minloglevel=2,
+    )
+  except (RuntimeError, ValueError) as error:
+    raise UserError(_training_failure(str(error), vocab_size)) from error
+  output = pathlib.Path(output)
+  partial = output.with_name(f".{output.name}.partial")
+  try:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(model.getvalue())
+    os.replace(partial, output)
+  except OSError as error:
+    raise UserError(f"{output} cannot be written ({error}); give another --output.") from error
+  return SentencePieceTokenizer(model.getvalue())
+
+
+def _training_failure(message: str, vocab_size: int) -> str:
+  if found := re.search(r"value <= (\d+)", message):
+    return f"vocab_size={vocab_size} is more than these texts can fill; use at most {found[1]}."
+  if found := re.search(r"required_chars\D*\d+ vs (\d+)", message):
+    return f"vocab_size={vocab_size} does not hold every character; use at least {found[1]}."
+  return f"SentencePiece cannot be trained with vocab_size={vocab_size}: {message.splitlines()[0]}"

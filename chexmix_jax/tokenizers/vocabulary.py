@@ -1,0 +1,98 @@
+"""One vocabulary for text, image codes and special tokens: the only place that knows ids."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from chexmix_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+  """Where every kind of token lives.
+
+  A document is `boi · image ids in raster order · eoi · eot · text ids`; the token after its last
+  one is the next document's `boi`, which is therefore also what ends a report.
+
+  Attributes:
+    size: rows of the embedding table.
+    num_text: text ids are [0, num_text), the ids of the text tokenizer.
+    image_offset: id of image code 0; codes take [image_offset, image_offset + num_codes).
+    num_codes: entries of the image tokenizer's codebook.
+    boi: begin of image (I_s).
+    eoi: end of image (I_E).
+    eot: start of text (T_s); in the published model the text tokenizer's end-of-text.
+    mask: stands in for a hidden input token.
+    pad: fills rows; never a target with weight.
+  """
+
+  size: int
+  num_text: int
+  image_offset: int
+  num_codes: int
+  boi: int
+  eoi: int
+  eot: int
+  mask: int
+  pad: int
+
+  def __post_init__(self):
+    special = {name: getattr(self, name) for name in ("boi", "eoi", "eot", "mask", "pad")}
+    if len(set(special.values())) != len(special):
+      raise UserError(f"The special ids {special} must differ from one another.")
+    image_end = self.image_offset + self.num_codes
+    for name, value in special.items():
+      if not 0 <= value < self.size or self.image_offset <= value < image_end:
+        raise UserError(
+            f"{name}={value} must be below size={self.size} and outside the image ids"
+            f" {self.image_offset}..{image_end - 1}."
+        )
+    if image_end > self.size or self.num_text > self.image_offset:
+      raise UserError(
+          f"Text ids 0..{self.num_text - 1} and image ids {self.image_offset}..{image_end - 1} must"
+          f" not overlap and must fit into size={self.size}."
+      )
+
+  @classmethod
+  def sentencepiece(cls, num_text: int, num_codes: int) -> "Vocabulary":
+    """Our own layout: text, then boi, eoi, eot, then image codes, then mask and pad.
+
+    The special ids lie outside the text tokenizer's, so no report text can spell one. The size is
+    rounded up to a multiple of 64, so that the table divides over the devices.
+    """
+    offset = num_text + 3
+    size = -(-(offset + num_codes + 2) // 64) * 64
+    return cls(
+        size=size, num_text=num_text, image_offset=offset, num_codes=num_codes,
+        boi=num_text, eoi=num_text + 1, eot=num_text + 2,
+        mask=offset + num_codes, pad=offset + num_codes + 1,
+    )  # fmt: skip
+
+  @classmethod
+  def published(cls) -> "Vocabulary":
+    """The published model's layout; that its last two rows are mask and pad is inferred."""
+    return cls(
+        size=58562, num_text=50295, image_offset=50368, num_codes=8192, boi=50295, eoi=50296,
+        eot=50256, mask=58560, pad=58561,
+    )  # fmt: skip
+
+  def codes_to_ids(self, codes: np.ndarray) -> np.ndarray:
+    """Token ids of image codes, same shape."""
+    return codes + self.image_offset
+
+  def ids_to_codes(self, ids: np.ndarray) -> np.ndarray:
+    """Image codes of token ids, same shape; the ids must be image ids."""
+    return ids - self.image_offset
+
+  def is_image(self, ids: np.ndarray) -> np.ndarray:
+    """Which ids are image codes."""
+    return (ids >= self.image_offset) & (ids < self.image_offset + self.num_codes)
+
+  def is_text(self, ids: np.ndarray) -> np.ndarray:
+    """Which ids are report text (the start-of-text token is not)."""
+    return (ids < self.num_text) & (ids != self.eot)
+
+  def to_dict(self) -> dict[str, Any]:
+    """Plain dict for a JSON file."""
+    return dataclasses.asdict(self)

@@ -1,0 +1,24 @@
+"""python -m chexmix_jax.train --config=configs/stage1_2p8b.py --output=RUN: trains one stage."""
+
+import argparse
+import pathlib
+import sys
+
+from chexmix_jax import cli
+from chexmix_jax import config as config_lib
+from chexmix_jax.parallel.devices import warn_if_accelerator_unused
+from chexmix_jax.training.loop import TrainConfig, train
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Trains to the config's last step; the same command goes on from the newest checkpoint."""
+  config, argv = cli.load_config(sys.argv[1:] if argv is None else argv)
+  parser = argparse.ArgumentParser(prog="python -m chexmix_jax.train", description=__doc__)
+  parser.add_argument("--output", type=pathlib.Path, required=True, help="run directory")
+  args = parser.parse_args(argv)
+  warn_if_accelerator_unused()
+  train(config_lib.build(TrainConfig, config.to_dict()), args.output)
+
+
+if __name__ == "__main__":
+  cli.entry(main)

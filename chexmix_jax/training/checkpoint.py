@@ -1,0 +1,138 @@
+"""A run directory: its job as JSON, and Orbax checkpoints of state and data position.
+
+    RUN/job.json                 the whole config, the vocabulary and the tokens' card
+    RUN/checkpoints/STEP/params  parameters, a plain nested dict of arrays
+    RUN/checkpoints/STEP/train   optimizer state, step and random key
+    RUN/checkpoints/STEP/data    position of the data iterator, one JSON a process
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import grain
+import jax
+import orbax.checkpoint as ocp
+
+from chexmix_jax.errors import UserError
+from chexmix_jax.models.transformer import Params
+from chexmix_jax.training.step import TrainState
+
+
+def write_job(run_dir: pathlib.Path, job: dict[str, Any]) -> None:
+  """Writes job.json; a run made with another job is a UserError that names what differs."""
+  path = run_dir / "job.json"
+  job = json.loads(json.dumps(job))
+  if path.exists():
+    old, new = _flatten(read_job(run_dir)), _flatten(job)
+    differing = sorted(k for k in old | new if old.get(k) != new.get(k))
+    if differing:
+      raise UserError(
+          f"{run_dir} holds a run made with another {', '.join(differing[:5])};"
+          " name another --output or delete that folder."
+      )
+    return
+  run_dir.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(".partial")
+  partial.write_text(json.dumps(job, indent=2))
+  os.replace(partial, path)
+
+
+def read_job(run_dir: pathlib.Path) -> dict[str, Any]:
+  """The job a run was made with; UserError where there is none."""
+  path = run_dir / "job.json"
+  if not path.exists():
+    raise UserError(f"{run_dir} is not a run directory (no job.json); name the --output of train.")
+  return json.loads(path.read_text())
+
+
+class Checkpoints:
+  """Asynchronous saving and sharded restoring of a run's checkpoints."""
+
+  def __init__(self, run_dir: pathlib.Path, keep: int = 2):
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    self._manager = ocp.CheckpointManager((run_dir / "checkpoints").absolute(), options=options)
+
+  def latest_step(self) -> int | None:
+    """Step of the newest complete checkpoint."""
+    return self._manager.latest_step()
+
+  def save(self, state: TrainState, iterator: grain.DatasetIterator) -> None:
+    """Starts saving state and data position under the state's step."""
+    train = {"opt_state": state.opt_state, "step": state.step, "key": state.key}
+    self._manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            train=ocp.args.StandardSave(train),
+            data=grain.checkpoint.CheckpointSave(iterator),
+        ),
+    )
+
+  def restore(self, abstract: TrainState, iterator: grain.DatasetIterator) -> TrainState:
+    """The newest state, on the shardings of `abstract`; sets the iterator to its position."""
+    train = {"opt_state": abstract.opt_state, "step": abstract.step, "key": abstract.key}
+    restored = self._manager.restore(
+        self._manager.latest_step(),
+        args=ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract.params),
+            train=ocp.args.StandardRestore(train),
+            data=grain.checkpoint.CheckpointRestore(iterator),
+        ),
+    )
+    train = restored.train
+    return TrainState(train["step"], restored.params, train["opt_state"], train["key"])
+
+  def close(self) -> None:
+    """Waits for saves under way."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+def load_params(
+    run_dir: pathlib.Path, abstract: Params, step: int | None = None
+) -> tuple[Params, int]:
+  """Parameters of a run's checkpoint (the newest by default) and its step.
+
+  They come on the shardings of `abstract`, where it has any. UserError where there is no such
+  checkpoint, or where it is of another shape, naming the first parameter that differs.
+  """
+  folder = (run_dir / "checkpoints").absolute()
+  manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
+  steps = manager.all_steps() if folder.is_dir() else []
+  if not steps or (step is not None and step not in steps):
+    there = ", ".join(map(str, sorted(steps))) or "none"
+    raise UserError(f"{run_dir} has no checkpoint {step or ''} (there: {there}); train it first.")
+  step = max(steps) if step is None else step
+  path = folder / str(step) / "params"
+  with ocp.StandardCheckpointer() as checkpointer:
+    saved = checkpointer.metadata(path).item_metadata.tree
+    saved_shapes = {k: tuple(v.shape) for k, v in _flatten_tree(saved).items()}
+    for name, leaf in _flatten_tree(abstract).items():
+      if saved_shapes.pop(name, None) != leaf.shape:
+        raise UserError(
+            f"{path} is a checkpoint of another shape: {name} is not {leaf.shape};"
+            " use the config that it was trained with."
+        )
+    if saved_shapes:
+      raise UserError(
+          f"{path} is a checkpoint of another shape: it also holds {min(saved_shapes)};"
+          " use the config that it was trained with."
+      )
+    return checkpointer.restore(path, abstract), step
+
+
+def _flatten_tree(tree: Any) -> dict[str, Any]:
+  leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
+  return {".".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(tree, dict):
+    return {prefix: tree}
+  return {
+      name: value
+      for key, child in tree.items()
+      for name, value in _flatten(child, f"{prefix}.{key}" if prefix else key).items()
+  }

@@ -1,0 +1,184 @@
+"""The training loop of both stages."""
+
+import collections
+import dataclasses
+import functools
+import math
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from chexmix_jax import config as config_lib
+from chexmix_jax.data.pipeline import DataConfig, train_iterator
+from chexmix_jax.data.tokens import read_card
+from chexmix_jax.errors import UserError
+from chexmix_jax.models.transformer import TransformerConfig
+from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
+from chexmix_jax.parallel.sharding import named_sharding
+from chexmix_jax.tokenizers.vocabulary import Vocabulary
+from chexmix_jax.training.checkpoint import Checkpoints, load_params, write_job
+from chexmix_jax.training.logging import RunLog, count_parameters
+from chexmix_jax.training.optimizer import (
+    OptimizerConfig,
+    learning_rate_schedule,
+    make_optimizer,
+)
+from chexmix_jax.training.step import TrainState, abstract_state, init_state, jit_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """One training run.
+
+  Attributes:
+    model: its `vocab_size` is 0 (taken from the tokens) or equal to the tokens' vocabulary.
+    steps: optimizer steps in all.
+    accumulation: micro-batches a step; `data.batch_size` counts all of them.
+    init: run directory whose newest parameters to start from, or "" for fresh ones.
+    log_every: steps a line of metrics sums up.
+    checkpoint_every: steps between checkpoints; the last step is always kept.
+  """
+
+  model: TransformerConfig
+  data: DataConfig
+  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  seed: int = 0
+  steps: int = 1000
+  accumulation: int = 1
+  init: str = ""
+  log_every: int = 20
+  checkpoint_every: int = 200
+
+
+def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train") -> None:
+  """Trains to the last step, going on from the newest checkpoint in `run_dir` where there is one.
+
+  Raises UserError for inputs that do not fit together and for a loss that is not finite.
+  """
+  card = read_card(pathlib.Path(config.data.tokens))
+  vocabulary = Vocabulary(**card["vocabulary"])
+  if config.model.vocab_size not in (0, vocabulary.size):
+    raise UserError(
+        f"model.vocab_size={config.model.vocab_size}, but the tokens in {config.data.tokens} have a"
+        f" vocabulary of {vocabulary.size}; set it to 0 to take theirs."
+    )
+  config = dataclasses.replace(
+      config, model=dataclasses.replace(config.model, vocab_size=vocabulary.size)
+  )
+  mesh = make_mesh(config.mesh)
+  _check_batch(config, mesh)
+  write_job(run_dir, {"train": config_lib.to_dict(config), "tokens": card})
+
+  optimizer = make_optimizer(config.optimizer, config.steps)
+  with jax.set_mesh(mesh):
+    abstract = abstract_state(config.model, optimizer, mesh)
+    step_fn = jit_train_step(
+        config.model, vocabulary, optimizer, abstract, mesh, config.accumulation
+    )
+    iterator = train_iterator(config.data, jax.process_index(), jax.process_count())
+    checkpoints = Checkpoints(run_dir)
+    try:
+      if checkpoints.latest_step() is None:
+        state = _first_state(config, optimizer, abstract, mesh)
+      else:
+        state = checkpoints.restore(abstract, iterator)
+      log = RunLog(run_dir, int(state.step), config.steps, description)
+      try:
+        _run(config, state, step_fn, iterator, checkpoints, log, mesh)
+      finally:
+        log.close()
+    finally:
+      checkpoints.close()
+      iterator.close()
+
+
+def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
+  rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulation
+  if config.data.batch_size % rows or config.data.batch_size % jax.process_count():
+    raise UserError(
+        f"data.batch_size={config.data.batch_size} must be a multiple of {rows} (data x fsdp"
+        " devices x accumulation) and of the number of processes."
+    )
+
+
+def _first_state(config, optimizer, abstract, mesh) -> TrainState:
+  """Fresh state, born sharded; with the parameters of another run where the config names one."""
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+  init = jax.jit(
+      functools.partial(init_state, config.model, optimizer), out_shardings=shardings
+  )
+  state = init(jax.random.key(config.seed))
+  if config.init:
+    params, _ = load_params(pathlib.Path(config.init), abstract.params)
+    state = dataclasses.replace(state, params=params)
+  if jax.process_index() == 0:
+    print(f"{count_parameters(state.params):,} parameters on {mesh.size} device(s)")
+  return state
+
+
+def _run(config, state, step_fn, iterator, checkpoints, log, mesh) -> None:
+  sharding = named_sharding(mesh, ("batch", None))
+  window = _Window(config, log)
+  for step in range(int(state.step) + 1, config.steps + 1):
+    local = next(iterator)
+    batch = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
+    state, metrics = step_fn(state, batch)
+    window.add(step, metrics)
+    if step % config.checkpoint_every == 0 or step == config.steps:
+      window.drain()  # A loss that is not finite must stop the run before it is saved.
+      checkpoints.save(state, iterator)
+
+
+class _Window:
+  """Metrics of the steps since the last line; fetched two steps late, so devices never wait."""
+
+  def __init__(self, config: TrainConfig, log: RunLog):
+    self._config = config
+    self._log = log
+    self._schedule = learning_rate_schedule(config.optimizer, config.steps)
+    self._pending: collections.deque = collections.deque()
+    self._rows: list[dict[str, float]] = []
+    self._times = [time.perf_counter()]
+
+  def add(self, step: int, metrics) -> None:
+    self._pending.append((step, metrics))
+    if len(self._pending) > 2:
+      self._consume()
+
+  def drain(self) -> None:
+    while self._pending:
+      self._consume()
+
+  def _consume(self) -> None:
+    step, metrics = self._pending.popleft()
+    row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+      raise UserError(
+          f"The loss or its gradient is not finite at step {step} (batch {step} of the data order);"
+          " start again from the last checkpoint with a lower optimizer.learning_rate."
+      )
+    self._rows.append(row)
+    self._times.append(time.perf_counter())
+    self._log.advance(row["loss"] / max(row["weight"], 1.0))
+    if step % self._config.log_every == 0 or step == self._config.steps:
+      self._log.write(step, self._summary(step))
+      self._rows, self._times = [], self._times[-1:]
+
+  def _summary(self, step: int) -> dict[str, float]:
+    total = {name: sum(row[name] for row in self._rows) for name in self._rows[0]}
+    step_seconds = float(np.median(np.diff(self._times)))
+    tokens = total["tokens"] / len(self._rows)
+    slots = self._config.data.batch_size * self._config.data.context
+    return {
+        "loss": total["loss"] / max(total["weight"], 1.0),
+        "image_nll": total["image_nll"] / max(total["image_tokens"], 1.0),
+        "text_nll": total["text_nll"] / max(total["text_tokens"], 1.0),
+        "grad_norm": total["grad_norm"] / len(self._rows),
+        "learning_rate": float(self._schedule(step - 1)),
+        "fill": tokens / slots,
+        "step_seconds": step_seconds,
+        "tokens_per_second": tokens / step_seconds,
+    }

@@ -1,0 +1,164 @@
+"""The training step that both stages share: token-weighted cross-entropy over packed documents."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig, init_params
+from chexmix_jax.parallel.sharding import named_sharding, param_shardings
+from chexmix_jax.tokenizers.vocabulary import Vocabulary
+
+Batch = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Everything a step changes, and the key data (uint32) that its dropout is drawn from."""
+
+  step: jax.Array
+  params: Params
+  opt_state: Any
+  key: jax.Array
+
+
+def cross_entropy_sums(
+    config: TransformerConfig,
+    vocabulary: Vocabulary,
+    params: Params,
+    batch: Batch,
+    dropout_key: jax.Array | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Weighted sum of the tokens' negative log-likelihoods (nats), and the sums to divide by.
+
+  The batch holds `inputs`, `targets`, `positions`, `segment_ids` int32 (B, T) and `weights` float32
+  (B, T). Image and text sums count the tokens that carry weight, unweighted.
+  """
+  logits_BTV = Transformer(config, params)(
+      batch["inputs"], batch["positions"], batch["segment_ids"], dropout_key=dropout_key
+  )
+  nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
+  weights_BT = batch["weights"]
+  total = jnp.sum(nll_BT * weights_BT)
+  counted_BT = weights_BT > 0
+  image_BT = counted_BT & vocabulary.is_image(batch["targets"])
+  text_BT = counted_BT & ~vocabulary.is_image(batch["targets"])
+  sums = {
+      "weight": jnp.sum(weights_BT),
+      "loss": total,
+      "image_nll": jnp.sum(nll_BT * image_BT),
+      "image_tokens": jnp.sum(image_BT).astype(jnp.float32),
+      "text_nll": jnp.sum(nll_BT * text_BT),
+      "text_tokens": jnp.sum(text_BT).astype(jnp.float32),
+      "tokens": jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32),
+  }
+  return total, sums
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    config: TransformerConfig,
+    vocabulary: Vocabulary,
+    optimizer: optax.GradientTransformation,
+    accumulation: int,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One optimizer step over `accumulation` micro-batches; the loss is the mean over all weights.
+
+  Gradients of the weighted sums are added up and divided by the sum of the weights of the whole
+  batch, so micro-batches with few weighted tokens count for no more than those tokens.
+  """
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+  gradient = jax.grad(functools.partial(cross_entropy_sums, config, vocabulary), has_aux=True)
+  if accumulation == 1:
+    grads, sums = gradient(state.params, batch, key)
+  else:
+    # Micro-batch i takes rows i, i+n, …, which leaves every device the rows it already holds.
+    micros = jax.tree.map(
+        lambda x: x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1), batch
+    )
+
+    def accumulate(carry, micro):
+      summed = gradient(state.params, micro[0], jax.random.fold_in(key, micro[1]))
+      return jax.tree.map(jnp.add, carry, summed), None
+
+    shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda x: x[0], micros), key)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (grads, sums), _ = jax.lax.scan(accumulate, zeros, (micros, jnp.arange(accumulation)))
+
+  grads = jax.tree.map(lambda g: g / jnp.maximum(sums["weight"], 1.0), grads)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  metrics = {**sums, "grad_norm": optax.tree.norm(grads)}
+  return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+
+def abstract_state(
+    config: TransformerConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes, dtypes and shardings of the whole training state."""
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def sharded(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+  shapes = jax.eval_shape(
+      functools.partial(init_state, config, optimizer), jax.random.key(0)
+  )
+  shardings = param_shardings(mesh, shapes.params)
+  opt_state = optax.tree.map_params(
+      optimizer,
+      sharded,
+      shapes.opt_state,
+      shardings,
+      transform_non_params=lambda leaf: sharded(leaf, replicated),
+  )
+  return TrainState(
+      sharded(shapes.step, replicated),
+      jax.tree.map(sharded, shapes.params, shardings),
+      opt_state,
+      sharded(shapes.key, replicated),
+  )
+
+
+def init_state(
+    config: TransformerConfig, optimizer: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
+  """Fresh state; jit it with the shardings of `abstract_state` to have it born sharded."""
+  params_key, dropout_key = jax.random.split(key)
+  params = init_params(config, params_key)
+  return TrainState(
+      jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.key_data(dropout_key)
+  )
+
+
+def jit_train_step(
+    config: TransformerConfig,
+    vocabulary: Vocabulary,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    mesh: Mesh,
+    accumulation: int = 1,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  """The compiled step over `mesh`; donates its state. `state` gives the shardings."""
+  step = functools.partial(
+      train_step,
+      config=config,
+      vocabulary=vocabulary,
+      optimizer=optimizer,
+      accumulation=accumulation,
+  )
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  return jax.jit(
+      step,
+      in_shardings=(shardings, named_sharding(mesh, ("batch", None))),
+      out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+      donate_argnums=0,
+  )

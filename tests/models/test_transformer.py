@@ -1,0 +1,123 @@
+"""The decoder against the PyTorch implementation's own outputs, and its invariants."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chexmix_jax.conversion.phi import params_from_torch
+from chexmix_jax.models.transformer import (
+    Transformer,
+    TransformerConfig,
+    abstract_params,
+    init_params,
+)
+
+SMALL = TransformerConfig(
+    vocab_size=100, num_layers=2, width=32, num_heads=4, mlp_dim=64, rotary_dim=4, dropout=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def small_params():
+  return init_params(SMALL, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def golden(shared):
+  safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
+  config = TransformerConfig(
+      vocab_size=814, num_layers=4, width=64, num_heads=4, mlp_dim=256, rotary_dim=6
+  )
+  tensors = safetensors.load_file(shared / "parity/phi_small/model.safetensors")
+  return config, params_from_torch(config, tensors), np.load(shared / "parity/phi_small.npz")
+
+
+def test_published_shape_has_2_817_billion_parameters():
+  leaves = jax.tree.leaves(abstract_params(TransformerConfig()))
+  assert sum(int(np.prod(leaf.shape)) for leaf in leaves) == 2_817_384_642
+
+
+def test_logits_and_hidden_states_equal_the_pytorch_implementation(golden):
+  config, params, data = golden
+  model = Transformer(config, params)
+  np.testing.assert_allclose(model(data["ids"]), data["logits"], atol=1e-4, rtol=0)
+  np.testing.assert_allclose(model.hidden_states(data["ids"]), data["hidden"], atol=1e-4, rtol=0)
+
+
+def test_unrolled_layers_equal_scanned_ones(small_params):
+  tokens = jax.random.randint(jax.random.key(1), (2, 70), 0, 100)
+  unrolled = dataclasses.replace(SMALL, scan_layers=False)
+  np.testing.assert_allclose(
+      Transformer(SMALL, small_params)(tokens),
+      Transformer(unrolled, small_params)(tokens),
+      atol=1e-5,
+  )
+
+
+def test_cached_decoding_equals_the_full_forward_pass_with_padded_prompts(small_params):
+  tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 100)
+  model = Transformer(SMALL, small_params)
+  full = model(tokens)
+  # Row 0 has a prompt of 20 tokens, row 1 one of 15 with 5 tokens of padding behind it.
+  lengths = jnp.array([20, 15])
+  slots = jnp.broadcast_to(jnp.arange(20), (2, 20))
+  prompt = jnp.where(slots < lengths[:, None], tokens[:, :20], 7)
+  _, cache = model.decode(prompt, slots, model.init_cache(2, 24))
+  for step in range(4):
+    positions = lengths[:, None] + step
+    logits, cache = model.decode(jnp.take_along_axis(tokens, positions, 1), positions, cache)
+    expected = jnp.take_along_axis(full, positions[..., None], 1)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_gradients_never_cross_packed_documents(small_params):
+  tokens = jax.random.randint(jax.random.key(1), (1, 130), 0, 100)
+  segments = jnp.array([[1] * 70 + [2] * 50 + [0] * 10])
+  positions = jnp.array([[*range(70), *range(50), *range(10)]])
+
+  def loss_of_second_document(embedding):
+    params = {**small_params, "embed": {"embedding": embedding}}
+    # Each position gets a row of its own, so the gradient tells the positions apart.
+    logits = Transformer(dataclasses.replace(SMALL, vocab_size=130), params)(
+        jnp.arange(130)[None], positions, segments
+    )
+    return jnp.sum(logits[0, 70:120] ** 2)
+
+  embedding = small_params["embed"]["embedding"][tokens[0]]
+  gradient = jax.grad(loss_of_second_document)(embedding)
+  assert np.all(np.asarray(gradient[:70]) == 0) and np.all(np.asarray(gradient[120:]) == 0)
+  assert np.all(np.abs(gradient[70:120]).max(-1) > 0)
+
+
+def test_a_packed_document_gets_the_logits_it_gets_alone(small_params):
+  tokens = jax.random.randint(jax.random.key(1), (1, 100), 0, 100)
+  model = Transformer(SMALL, small_params)
+  segments = jnp.array([[1] * 40 + [2] * 60])
+  positions = jnp.array([[*range(40), *range(60)]])
+  packed = model(tokens, positions, segments)
+  np.testing.assert_allclose(packed[:, 40:], model(tokens[:, 40:]), atol=1e-5)
+  assert np.abs(packed[:, 40:] - model(tokens)[:, 40:]).max() > 1e-3
+
+
+def test_dropout_acts_only_with_a_key(small_params):
+  config = dataclasses.replace(SMALL, dropout=0.5)
+  tokens = jax.random.randint(jax.random.key(1), (1, 10), 0, 100)
+  model = Transformer(config, small_params)
+  without = model(tokens)
+  np.testing.assert_array_equal(without, Transformer(SMALL, small_params)(tokens))
+  first, second = (model(tokens, dropout_key=jax.random.key(k)) for k in (0, 1))
+  assert np.abs(first - second).max() > 1e-3 and np.abs(first - without).max() > 1e-3
+
+
+def test_qk_norm_makes_logits_invariant_to_the_scale_of_queries():
+  config = dataclasses.replace(SMALL, qk_norm=True)
+  params = init_params(config, jax.random.key(0))
+  tokens = jax.random.randint(jax.random.key(1), (1, 10), 0, 100)
+  scaled = jax.tree.map(lambda x: x, params)
+  scaled["layers"]["attn"]["q"] = jax.tree.map(lambda x: 3 * x, params["layers"]["attn"]["q"])
+  np.testing.assert_allclose(
+      Transformer(config, params)(tokens), Transformer(config, scaled)(tokens), atol=1e-4
+  )

@@ -1,0 +1,111 @@
+"""The training step: its loss, its accumulation and its sharding."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from chexmix_jax.models.transformer import Transformer, TransformerConfig
+from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
+from chexmix_jax.tokenizers.vocabulary import Vocabulary
+from chexmix_jax.training.optimizer import OptimizerConfig, make_optimizer
+from chexmix_jax.training.step import (
+    abstract_state,
+    cross_entropy_sums,
+    init_state,
+    jit_train_step,
+)
+
+VOCABULARY = Vocabulary.sentencepiece(59, 60)
+MODEL = TransformerConfig(
+    vocab_size=VOCABULARY.size, num_layers=2, width=32, num_heads=4, mlp_dim=64, rotary_dim=4,
+    dropout=0.1,
+)  # fmt: skip
+STEPS = 20
+OPTIMIZER = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=3), STEPS)
+
+
+def make_batches(number, rows=8, length=32):
+  rng = np.random.default_rng(0)
+  for _ in range(number):
+    tokens = rng.integers(0, 100, (rows, length + 1), np.int32)
+    split = rng.integers(8, 24, (rows, 1))
+    slots = np.broadcast_to(np.arange(length), (rows, length))
+    yield {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "positions": np.where(slots < split, slots, slots - split).astype(np.int32),
+        "segment_ids": np.where(slots < split, 1, 2).astype(np.int32),
+        "weights": rng.random((rows, length), np.float32) * (slots % 5 > 0),
+    }
+
+
+def run(mesh_config, model=MODEL, accumulation=1, steps=STEPS):
+  mesh = make_mesh(mesh_config)
+  with jax.set_mesh(mesh):
+    abstract = abstract_state(model, OPTIMIZER, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    init = jax.jit(functools.partial(init_state, model, OPTIMIZER), out_shardings=shardings)
+    state = init(jax.random.key(0))
+    step = jit_train_step(model, VOCABULARY, OPTIMIZER, abstract, mesh, accumulation)
+    losses = []
+    for batch in make_batches(steps):
+      state, metrics = step(state, batch)
+      losses.append(float(metrics["loss"] / metrics["weight"]))
+  return losses, state
+
+
+def test_eight_devices_give_the_losses_of_one():
+  if jax.device_count() < 8:
+    pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
+  one, _ = run(MeshConfig(1, 1, 1))
+  eight, state = run(MeshConfig(2, 2, 2))
+  np.testing.assert_allclose(eight, one, atol=1e-5, rtol=0)
+  assert one[-1] < one[0] - 0.1
+  kernel = state.params["layers"]["mlp"]["up"]["kernel"]
+  moment = state.opt_state[1][0].mu["layers"]["mlp"]["up"]["kernel"]
+  for array in (kernel, moment):
+    assert array.addressable_shards[0].data.shape == (2, 16, 32)  # (L, D/fsdp, F/tensor)
+
+
+def test_accumulation_equals_one_large_batch_without_dropout():
+  model = dataclasses.replace(MODEL, dropout=0.0)
+  whole, state_whole = run(MeshConfig(1, 1, 1), model, accumulation=1, steps=5)
+  parts, state_parts = run(MeshConfig(1, 1, 1), model, accumulation=4, steps=5)
+  np.testing.assert_allclose(parts, whole, atol=2e-6, rtol=0)
+  # Adam divides by the gradient's own size, so rounding shows only where gradients vanish.
+  for a, b in zip(jax.tree.leaves(state_whole.params), jax.tree.leaves(state_parts.params),
+                  strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def test_loss_is_the_weighted_mean_negative_log_likelihood():
+  (batch,) = make_batches(1, rows=2)
+  state = init_state(MODEL, OPTIMIZER, jax.random.key(0))
+  total, sums = cross_entropy_sums(MODEL, VOCABULARY, state.params, batch, None)
+  logits = np.asarray(
+      Transformer(MODEL, state.params)(batch["inputs"], batch["positions"], batch["segment_ids"]),
+      np.float64,
+  )
+  log_z = np.log(np.exp(logits).sum(-1))
+  nll = log_z - np.take_along_axis(logits, batch["targets"][..., None], -1)[..., 0]
+  np.testing.assert_allclose(total, (nll * batch["weights"]).sum(), rtol=1e-5)
+  image = (batch["weights"] > 0) & VOCABULARY.is_image(batch["targets"])
+  text = (batch["weights"] > 0) & ~VOCABULARY.is_image(batch["targets"])
+  np.testing.assert_allclose(sums["image_nll"], nll[image].sum(), rtol=1e-5)
+  np.testing.assert_allclose(sums["text_nll"], nll[text].sum(), rtol=1e-5)
+  assert sums["image_tokens"] == image.sum() and sums["text_tokens"] == text.sum()
+
+
+def test_biases_and_norms_are_not_decayed():
+  optimizer = make_optimizer(
+      OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.5, clip_norm=1.0), 10
+  )
+  params = init_state(MODEL, OPTIMIZER, jax.random.key(0)).params
+  zeros = jax.tree.map(np.zeros_like, params)
+  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  for path, update in jax.tree_util.tree_flatten_with_path(updates)[0]:
+    decayed = path[-1].key in ("kernel", "embedding")
+    assert bool(np.any(np.asarray(update) != 0)) == decayed, path
