@@ -43,8 +43,8 @@ class ModalityMaskConfig:
 class MaskingConfig:
   """Masking of both modalities."""
 
-  image: ModalityMaskConfig = ModalityMaskConfig()
-  text: ModalityMaskConfig = ModalityMaskConfig()
+  image: ModalityMaskConfig = dataclasses.field(default_factory=ModalityMaskConfig)
+  text: ModalityMaskConfig = dataclasses.field(default_factory=ModalityMaskConfig)
 
 
 def mask_codes(rng: np.random.Generator, codes: np.ndarray, ratio: float) -> np.ndarray:

@@ -37,7 +37,7 @@ class DataConfig:
   batch_size: int
   shuffle_seed: int = 0
   packing_rows: int = 64
-  masking: MaskingConfig = MaskingConfig()
+  masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
 
 
 def train_iterator(

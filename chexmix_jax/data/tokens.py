@@ -131,8 +131,8 @@ def check_card(
   for key, value in wanted.items():
     if value is not None and value != card[key]:
       raise UserError(
-          f"{tokens_dir} was made with another {key.replace('_', ' ')}; run tokenize again with this"
-          " one."
+          f"{tokens_dir} was made with another {key.replace('_', ' ')}; run tokenize again with the"
+          " one given."
       )
   return card
 

@@ -43,7 +43,9 @@ class SentencePieceTokenizer:
     try:
       return cls(pathlib.Path(path).read_bytes())
     except OSError as error:
-      raise UserError(f"{path} cannot be read; name the --output of train_text_tokenizer.") from error
+      raise UserError(
+          f"{path} cannot be read; name the --output of train_text_tokenizer."
+      ) from error
     except RuntimeError as error:
       raise UserError(f"{path} is not a SentencePiece model; train or name another one.") from error
 

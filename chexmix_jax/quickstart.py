@@ -1,0 +1,134 @@
+"""python -m chexmix_jax.quickstart: the whole main job, from radiographs to evaluated models.
+
+Data set, image tokenizer, text tokenizer, token records, stage 1, stage 2, evaluations, report. Every
+step writes into its own folder under --output and is skipped where that is finished, so the same
+command goes on where it stopped.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from chexmix_jax import cli
+from chexmix_jax import config as config_lib
+from chexmix_jax import prepare, tokenize, train_image_tokenizer, train_text_tokenizer
+from chexmix_jax.data.pipeline import DataConfig
+from chexmix_jax.models.transformer import TransformerConfig
+from chexmix_jax.models.vqgan import VQGANConfig
+from chexmix_jax.parallel.devices import warn_if_accelerator_unused
+from chexmix_jax.quickstart_report import write_quickstart_report
+from chexmix_jax.training.image_tokenizer import ImageTokenizerTrainConfig
+from chexmix_jax.training.loop import TrainConfig, train
+from chexmix_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickstartConfig:
+  """Sizes of the main job; `data.tokens` and the seeds inside the parts are filled in here."""
+
+  size: int
+  image_tokenizer: VQGANConfig
+  image_training: ImageTokenizerTrainConfig
+  text_vocab_size: int
+  stage1: TrainConfig
+  stage2: TrainConfig
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs every step that is not finished yet."""
+  argv = sys.argv[1:] if argv is None else argv
+  parser = argparse.ArgumentParser(prog="python -m chexmix_jax.quickstart", description=__doc__)
+  parser.add_argument(
+      "--data",
+      default="phantom:3000",
+      help="phantom:NUMBER, r2gen:ANNOTATION.json, nih14:DIR or openi:DIR",
+  )
+  parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"))
+  parser.add_argument("--seed", type=int, default=0)
+  args, rest = parser.parse_known_args(argv)
+  scale = "phantom" if args.data.startswith("phantom") else "real"
+  default = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
+  values, rest = cli.load_config(rest, default=f"{default}:{scale}")
+  parser.parse_args(rest)  # Whatever is left is a mistake, and argparse says which.
+  warn_if_accelerator_unused()
+  config = config_lib.build(QuickstartConfig, values.to_dict())
+  steps = _Steps(args.output)
+  run(config, args.data, args.output, args.seed, steps)
+
+
+class _Steps:
+  """Names each step, and keeps the seconds that each took over all starts."""
+
+  def __init__(self, output: pathlib.Path):
+    self._path = output / "seconds.json"
+    self.seconds: dict[str, float] = {}
+    if self._path.exists():
+      self.seconds = json.loads(self._path.read_text())
+
+  def __call__(self, name: str, function, *args):
+    print(f"== {name}", flush=True)
+    start = time.perf_counter()
+    try:
+      return function(*args)
+    finally:
+      elapsed = time.perf_counter() - start
+      self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 1)
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      partial = self._path.with_suffix(".partial")
+      partial.write_text(json.dumps(self.seconds))
+      os.replace(partial, self._path)
+      print(f"   {elapsed:.0f} s", flush=True)
+
+
+def run(
+    config: QuickstartConfig, data: str, output: pathlib.Path, seed: int, steps: _Steps
+) -> None:
+  """All steps in order; `output` gets report.html, summary.json and a folder for each step."""
+  studies, tokens = output / "studies", output / "tokens"
+  image_tokenizer, text_tokenizer = output / "image_tokenizer", output / "text_tokenizer.model"
+  steps("radiographs and reports", prepare.run, data, studies, config.size, seed)
+  steps(
+      "image tokenizer",
+      train_image_tokenizer.run,
+      studies,
+      image_tokenizer,
+      config.image_tokenizer,
+      dataclasses.replace(config.image_training, seed=seed),
+  )
+  if not text_tokenizer.exists():
+    steps(
+        "text tokenizer",
+        train_text_tokenizer.run,
+        studies,
+        config.text_vocab_size,
+        text_tokenizer,
+    )
+  steps("tokens", tokenize.run, studies, image_tokenizer, text_tokenizer, tokens)
+  steps("stage 1", train, _stage(config.stage1, tokens, seed), output / "stage1", "stage 1")
+  stage2 = dataclasses.replace(_stage(config.stage2, tokens, seed), init=str(output / "stage1"))
+  steps("stage 2", train, stage2, output / "stage2", "stage 2")
+  for stage in ("stage1", "stage2"):
+    steps(f"evaluation of {stage}", _evaluate, output, stage, seed)
+  write_quickstart_report(output, data, seed, config, steps.seconds)
+
+
+def _stage(stage: TrainConfig, tokens: pathlib.Path, seed: int) -> TrainConfig:
+  data = dataclasses.replace(stage.data, tokens=str(tokens), shuffle_seed=seed)
+  return dataclasses.replace(stage, data=data, seed=seed)
+
+
+def _evaluate(output: pathlib.Path, stage: str, seed: int) -> None:
+  """Evaluates a stage's checkpoint in a process of its own."""
+  command = [sys.executable, "-m", "chexmix_jax.evaluate", f"--checkpoint={output / stage}"]
+  command += [f"--{name}={output / name}" for name in ("studies", "tokens", "image_tokenizer")]
+  command += [f"--text_tokenizer={output / 'text_tokenizer.model'}", f"--seed={seed}"]
+  subprocess.run([*command, f"--output={output / 'evaluation' / stage}"], check=True)
+
+
+if __name__ == "__main__":
+  cli.entry(main)

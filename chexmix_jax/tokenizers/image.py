@@ -1,0 +1,119 @@
+"""Image tokenizer: pictures to grids of codes and back, with a trained VQGAN."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from chexmix_jax import config as config_lib
+from chexmix_jax.errors import UserError
+from chexmix_jax.models.vqgan import Params, VQGANConfig, abstract_params, bind
+
+_BATCH = 32
+
+
+class ImageTokenizer:
+  """Encodes and decodes in batches of fixed size; the last batch is padded.
+
+  Attributes:
+    config: shape of the network.
+    grid: (h, w) codes of a picture.
+    num_codes: entries of the codebook.
+  """
+
+  def __init__(self, config: VQGANConfig, params: Params):
+    self.config = config
+    self.grid = config.grid
+    self.num_codes = config.num_codes
+    self._params = params
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """sha256 over the config and all parameters, hex."""
+    digest = hashlib.sha256(json.dumps(config_lib.to_dict(self.config), sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(self._params)[0]:
+      digest.update(jax.tree_util.keystr(path).encode())
+      digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+  def encode(self, pixels: np.ndarray) -> np.ndarray:
+    """int32 (N, h, w) codes of float32 (N, H, W, C) pixels in [-1, 1].
+
+    Grey pictures (C = 1) are repeated for a network that wants three channels. Raises UserError
+    for pictures of another size.
+    """
+    side, channels = self.config.resolution, self.config.in_channels
+    if pixels.shape[1:3] != (side, side) or pixels.shape[3] not in (1, channels):
+      raise UserError(
+          f"The image tokenizer wants {side} x {side} pixels and {channels} channel(s), not"
+          f" {pixels.shape[1:]}; prepare the studies with --size={side}."
+      )
+    if pixels.shape[3] != channels:
+      pixels = np.repeat(pixels, channels, axis=3)
+    return _in_batches(functools.partial(_encode, self.config, self._params), pixels)
+
+  def decode(self, codes: np.ndarray) -> np.ndarray:
+    """float32 (N, H, W, C) pixels, clamped to [-1, 1], of int (N, h, w) codes."""
+    return _in_batches(functools.partial(_decode, self.config, self._params), np.asarray(codes))
+
+  def save(self, folder: pathlib.Path) -> None:
+    """Writes config.json and params/ (Orbax), whole or not at all."""
+    folder = folder.absolute()
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(partial / "params", self._params)
+    (partial / "config.json").write_text(
+        json.dumps(config_lib.to_dict(self.config), indent=2)
+    )
+    os.replace(partial, folder)
+
+  @classmethod
+  def load(cls, folder: pathlib.Path) -> "ImageTokenizer":
+    """Reads what `save` wrote; UserError for anything else."""
+    folder = pathlib.Path(folder).absolute()
+    path = folder / "config.json"
+    if not path.exists():
+      raise UserError(
+          f"{folder} is not an image tokenizer (no config.json); name the --output of"
+          " train_image_tokenizer."
+      )
+    config = config_lib.build(VQGANConfig, json.loads(path.read_text()), str(path))
+    with ocp.StandardCheckpointer() as checkpointer:
+      try:
+        params = checkpointer.restore(folder / "params", abstract_params(config))
+      except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}/params does not fit its config.json or is damaged; train the tokenizer again."
+        ) from error
+    return cls(config, params)
+
+
+def _in_batches(function, rows: np.ndarray) -> np.ndarray:
+  outputs = []
+  for start in range(0, len(rows), _BATCH):
+    batch = rows[start : start + _BATCH]
+    missing = _BATCH - len(batch)
+    padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+    outputs.append(np.asarray(function(padded))[: len(batch)])
+  return np.concatenate(outputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(config: VQGANConfig, params: Params, pixels: jax.Array) -> jax.Array:
+  network = bind(config, params)
+  return network.quantize(network.encode(pixels))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(config: VQGANConfig, params: Params, codes: jax.Array) -> jax.Array:
+  network = bind(config, params)
+  return jnp.clip(network.decode(network.lookup(codes)), -1.0, 1.0)

@@ -1,0 +1,32 @@
+"""Trains the SentencePiece model on the training split: python -m chexmix_jax.train_text_tokenizer"""
+
+import argparse
+import pathlib
+
+from chexmix_jax import cli
+from chexmix_jax.data import studies as studies_lib
+from chexmix_jax.tokenizers import text
+
+
+def run(studies: pathlib.Path, vocab_size: int, output: pathlib.Path) -> text.SentencePieceTokenizer:
+  """Trains on the reports of the training split of `studies` and writes the model file `output`.
+
+  Raises UserError for a `vocab_size` that does not fit the reports.
+  """
+  reports = (record["report"] for record in studies_lib.open_studies(studies, "train"))
+  return text.train_sentencepiece(reports, vocab_size, output)
+
+
+def main(argv: list[str] | None = None) -> None:
+  """The command line."""
+  parser = argparse.ArgumentParser(prog="chexmix_jax.train_text_tokenizer", description=__doc__)
+  parser.add_argument("--studies", type=pathlib.Path, required=True, help="--output of prepare")
+  parser.add_argument("--vocab_size", type=int, required=True)
+  parser.add_argument("--output", type=pathlib.Path, required=True, help="model file to write")
+  args = parser.parse_args(argv)
+  tokenizer = run(args.studies, args.vocab_size, args.output)
+  print(f"{args.output}: {tokenizer.vocab_size} ids")
+
+
+if __name__ == "__main__":
+  cli.entry(main)

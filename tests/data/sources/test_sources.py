@@ -1,0 +1,39 @@
+import pytest
+
+from chexmix_jax.data import sources
+from chexmix_jax.errors import UserError
+
+
+def test_phantoms_by_number_and_seed():
+  found = sources.open_source("phantom:40", seed=3)
+  assert len(found.studies) == 40
+  assert found.description != sources.open_source("phantom:40", seed=4).description
+
+
+def test_splits_of_phantoms_are_by_patient():
+  found = sources.open_source("phantom:300").studies
+  splits = {}
+  for study in found:
+    splits.setdefault(study.patient_id, set()).add(study.split)
+  assert all(len(of_patient) == 1 for of_patient in splits.values())
+  assert len(splits) < len(found)
+  assert {study.split for study in found} == {"train", "val", "test"}
+
+
+def test_real_sets_by_path(write_annotation):
+  assert len(sources.open_source(f"r2gen:{write_annotation(4)}").studies) == 4
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mimic:DIR", "use one of phantom, r2gen, nih14, openi"),
+        ("phantom:many", "needs a number"),
+        ("phantom:0", "needs a number"),
+        ("nih14:", "needs a path"),
+        ("openi:nowhere", "nowhere does not exist"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_sentence(spec, message):
+  with pytest.raises(UserError, match=message):
+    sources.open_source(spec)

@@ -1,0 +1,55 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from chexmix_jax.errors import UserError
+from chexmix_jax.tokenizers.vocabulary import Vocabulary
+
+VOCABULARIES = [Vocabulary.sentencepiece(300, 64), Vocabulary.published()]
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_each_id_has_one_role(vocabulary):
+  ids = np.arange(vocabulary.size)
+  special = [vocabulary.boi, vocabulary.eoi, vocabulary.eot, vocabulary.mask, vocabulary.pad]
+  is_special = np.isin(ids, special)
+  roles = is_special.astype(int) + vocabulary.is_image(ids) + vocabulary.is_text(ids)
+  assert roles.max() == 1
+  assert vocabulary.is_image(ids).sum() == vocabulary.num_codes
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_codes_and_ids_are_inverse(vocabulary):
+  codes = np.array([[0, 1], [5, vocabulary.num_codes - 1]])
+  ids = vocabulary.codes_to_ids(codes)
+  assert vocabulary.is_image(ids).all()
+  np.testing.assert_array_equal(vocabulary.ids_to_codes(ids), codes)
+
+
+def test_published_layout():
+  vocabulary = Vocabulary.published()
+  assert vocabulary.size == 58562
+  assert vocabulary.codes_to_ids(np.array([0, 8191])).tolist() == [50368, 58559]
+  assert (vocabulary.boi, vocabulary.eoi, vocabulary.eot) == (50295, 50296, 50256)
+  assert not vocabulary.is_text(np.array([50256])).any()
+
+
+def test_every_text_id_of_our_own_layout_is_text():
+  vocabulary = Vocabulary.sentencepiece(300, 64)
+  np.testing.assert_array_equal(np.flatnonzero(vocabulary.is_text(np.arange(vocabulary.size))),
+                                np.arange(300))  # fmt: skip
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_dict_round_trip(vocabulary):
+  assert Vocabulary(**vocabulary.to_dict()) == vocabulary
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"boi": 301}, {"mask": 310}, {"pad": 10_000}, {"num_text": 400}, {"num_codes": 1000}],
+)
+def test_ids_that_collide_are_refused(change):
+  with pytest.raises(UserError):
+    dataclasses.replace(Vocabulary.sentencepiece(300, 64), **change)
