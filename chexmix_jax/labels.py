@@ -17,6 +17,9 @@ CHEXPERT_14 = (
 CHEXPERT_5 = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 INDEX = {name: i for i, name in enumerate(CHEXPERT_14)}
 
+# What is a Lung Opacity too, in the label hierarchy of the same paper (figure 1).
+OPACITIES = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
+
 POSITIVE, NEGATIVE, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
 """Values of a label; UNKNOWN is "not mentioned", an empty cell in the published tables."""
 
@@ -47,8 +50,7 @@ def from_nih14(names: Iterable[str]) -> np.ndarray:
       raise UserError(f"{name!r} is not an NIH ChestX-ray14 finding; use one of {known}.")
     if _NIH14[name]:
       labels[INDEX[_NIH14[name]]] = POSITIVE
-  opacities = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
-  if any(labels[INDEX[name]] == POSITIVE for name in opacities):
+  if any(labels[INDEX[name]] == POSITIVE for name in OPACITIES):
     labels[INDEX["Lung Opacity"]] = POSITIVE
   return labels
 

@@ -5,7 +5,8 @@ import pathlib
 from typing import Any
 
 from chexmix_jax import cli
-from chexmix_jax.data import sources
+from chexmix_jax.data import sources, studies
+from chexmix_jax.data import workers as workers_lib
 from chexmix_jax.errors import UserError
 
 
@@ -17,9 +18,6 @@ def run(
   `size` is the side of the pictures in pixels, `workers` the number of processes (None: one a
   core). Finished output is left as it is. Raises UserError for input that cannot be used.
   """
-  # Here: worker processes import this module when it is the main one, and TFDS is slow to import.
-  from chexmix_jax.data import studies, workers as workers_lib
-
   if size < 1:
     raise UserError(f"size={size} must be a positive number of pixels.")
   if workers is not None and workers < 1:

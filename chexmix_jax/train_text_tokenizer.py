@@ -1,4 +1,4 @@
-"""Trains the SentencePiece model on the training split: python -m chexmix_jax.train_text_tokenizer"""
+"""Trains the text tokenizer: python -m chexmix_jax.train_text_tokenizer --help"""
 
 import argparse
 import pathlib
@@ -8,7 +8,9 @@ from chexmix_jax.data import studies as studies_lib
 from chexmix_jax.tokenizers import text
 
 
-def run(studies: pathlib.Path, vocab_size: int, output: pathlib.Path) -> text.SentencePieceTokenizer:
+def run(
+    studies: pathlib.Path, vocab_size: int, output: pathlib.Path
+) -> text.SentencePieceTokenizer:
   """Trains on the reports of the training split of `studies` and writes the model file `output`.
 
   Raises UserError for a `vocab_size` that does not fit the reports.

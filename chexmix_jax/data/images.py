@@ -28,18 +28,17 @@ def read_image(path: str | os.PathLike[str], size: int) -> np.ndarray:
   if not path.is_file():
     raise UserError(f"The image {path} does not exist; mend the path or fetch the file.")
   try:
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
-      image.load()
-      if path.suffix.lower() == ".png":
-        image = _windowed(np.asarray(image))
-      # Neither PNG (alpha is dropped by the window step) nor JPEG can be transparent here.
-      image = image.convert("RGB")
+    with Image.open(path, formats=("PNG", "JPEG")) as file:
+      file.load()
+      image = _windowed(np.asarray(file)) if path.suffix.lower() == ".png" else file
+      # Drops the alpha of a PNG; a JPEG has none, so nothing is left to blend on white.
+      rgb = image.convert("RGB")
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     # Pillow raises SyntaxError for a broken PNG chunk and OSError for a truncated or foreign file.
     raise UserError(
         f"The image {path} cannot be read, it is damaged or not a PNG or JPEG; replace the file."
     ) from error
-  return _centre_square(image, size)
+  return _centre_square(rgb, size)
 
 
 def to_float(pixels: np.ndarray) -> np.ndarray:

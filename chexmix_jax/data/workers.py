@@ -2,10 +2,13 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+import types
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TypeVar
 
 from chexmix_jax.errors import UserError
@@ -22,11 +25,14 @@ def available_cpus() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered_map(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+def ordered_map(
+    function: Callable[[T], R], items: Sequence[T], workers: int
+) -> Generator[R, None, None]:
   """`function` over `items`, in order, in `workers` processes (1: in this one).
 
-  Function and items must be picklable. An exception of the function is raised here; UserError when
-  a worker dies. Processes are spawned, not forked: jax may already run threads in this one.
+  Function and items must be picklable, by names outside the main module. An exception of the
+  function is raised here; UserError when a worker dies. Processes are spawned, not forked: jax may
+  already run threads in this one.
   """
   if workers == 1 or len(items) <= _CHUNK:
     yield from map(function, items)
@@ -38,7 +44,8 @@ def ordered_map(function: Callable[[T], R], items: Sequence[T], workers: int) ->
   pending: collections.deque[concurrent.futures.Future] = collections.deque()
   try:
     for chunk in chunks:
-      pending.append(pool.submit(_map_chunk, function, chunk))
+      with _no_main_module():
+        pending.append(pool.submit(_map_chunk, function, chunk))
       if len(pending) > workers * _CHUNKS_AHEAD:
         yield from pending.popleft().result()
     while pending:
@@ -49,6 +56,20 @@ def ordered_map(function: Callable[[T], R], items: Sequence[T], workers: int) ->
     ) from error
   finally:
     pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+  """Keeps processes spawned meanwhile from importing the main module.
+
+  That of quickstart imports jax and more, seconds a worker; what workers run is never there.
+  """
+  main = sys.modules["__main__"]
+  sys.modules["__main__"] = types.ModuleType("__main__")
+  try:
+    yield
+  finally:
+    sys.modules["__main__"] = main
 
 
 def _map_chunk(function: Callable[[T], R], chunk: Sequence[T]) -> list[R]:

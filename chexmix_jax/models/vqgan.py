@@ -1,8 +1,8 @@
 """The image tokenizer's network: a convolutional autoencoder with a codebook (VQGAN).
 
-Shape suffixes: N batch, H height, W width, C channels; lower-case h, w of the code grid. The shape
-is that of the VQModel of Esser et al. 2021 (Taming Transformers, arXiv 2012.09841) as Chameleon uses
-it. Parameters are a plain nested dict; lists of blocks are dicts keyed "0", "1", ….
+Shape suffixes: N batch, H height, W width, C channels, E embedding; lower-case h, w of the code grid.
+The shape is that of the VQModel of Esser et al. 2021 (Taming Transformers, arXiv 2012.09841) as
+Chameleon uses it. Parameters are a plain nested dict; lists of blocks are dicts keyed "0", "1", ….
 """
 
 import dataclasses

@@ -92,7 +92,8 @@ class ImageTokenizer:
         params = checkpointer.restore(folder / "params", abstract_params(config))
       except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder}/params does not fit its config.json or is damaged; train the tokenizer again."
+            f"{folder}/params does not fit its config.json or is damaged; train the tokenizer"
+            " again."
         ) from error
     return cls(config, params)
 

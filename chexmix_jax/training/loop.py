@@ -1,14 +1,10 @@
 """The training loop of both stages."""
 
-import collections
 import dataclasses
 import functools
-import math
 import pathlib
-import time
 
 import jax
-import numpy as np
 
 from chexmix_jax import config as config_lib
 from chexmix_jax.data.pipeline import DataConfig, train_iterator
@@ -19,7 +15,7 @@ from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 from chexmix_jax.training.checkpoint import Checkpoints, load_params, write_job
-from chexmix_jax.training.logging import RunLog, count_parameters
+from chexmix_jax.training.logging import MetricsWindow, Row, RunLog, count_parameters
 from chexmix_jax.training.optimizer import (
     OptimizerConfig,
     learning_rate_schedule,
@@ -121,64 +117,28 @@ def _first_state(config, optimizer, abstract, mesh) -> TrainState:
 
 def _run(config, state, step_fn, iterator, checkpoints, log, mesh) -> None:
   sharding = named_sharding(mesh, ("batch", None))
-  window = _Window(config, log)
+  summary = functools.partial(_summary, config)
+  window = MetricsWindow(log, config.log_every, config.steps, summary)
   for step in range(int(state.step) + 1, config.steps + 1):
     local = next(iterator)
     batch = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
     state, metrics = step_fn(state, batch)
     window.add(step, metrics)
     if step % config.checkpoint_every == 0 or step == config.steps:
-      window.drain()  # A loss that is not finite must stop the run before it is saved.
+      window.drain()
       checkpoints.save(state, iterator)
 
 
-class _Window:
-  """Metrics of the steps since the last line; fetched two steps late, so devices never wait."""
-
-  def __init__(self, config: TrainConfig, log: RunLog):
-    self._config = config
-    self._log = log
-    self._schedule = learning_rate_schedule(config.optimizer, config.steps)
-    self._pending: collections.deque = collections.deque()
-    self._rows: list[dict[str, float]] = []
-    self._times = [time.perf_counter()]
-
-  def add(self, step: int, metrics) -> None:
-    self._pending.append((step, metrics))
-    if len(self._pending) > 2:
-      self._consume()
-
-  def drain(self) -> None:
-    while self._pending:
-      self._consume()
-
-  def _consume(self) -> None:
-    step, metrics = self._pending.popleft()
-    row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-      raise UserError(
-          f"The loss or its gradient is not finite at step {step} (batch {step} of the data order);"
-          " start again from the last checkpoint with a lower optimizer.learning_rate."
-      )
-    self._rows.append(row)
-    self._times.append(time.perf_counter())
-    self._log.advance(row["loss"] / max(row["weight"], 1.0))
-    if step % self._config.log_every == 0 or step == self._config.steps:
-      self._log.write(step, self._summary(step))
-      self._rows, self._times = [], self._times[-1:]
-
-  def _summary(self, step: int) -> dict[str, float]:
-    total = {name: sum(row[name] for row in self._rows) for name in self._rows[0]}
-    step_seconds = float(np.median(np.diff(self._times)))
-    tokens = total["tokens"] / len(self._rows)
-    slots = self._config.data.batch_size * self._config.data.context
-    return {
-        "loss": total["loss"] / max(total["weight"], 1.0),
-        "image_nll": total["image_nll"] / max(total["image_tokens"], 1.0),
-        "text_nll": total["text_nll"] / max(total["text_tokens"], 1.0),
-        "grad_norm": total["grad_norm"] / len(self._rows),
-        "learning_rate": float(self._schedule(step - 1)),
-        "fill": tokens / slots,
-        "step_seconds": step_seconds,
-        "tokens_per_second": tokens / step_seconds,
-    }
+def _summary(config: TrainConfig, step: int, rows: list[Row], seconds: float) -> Row:
+  total = {name: sum(row[name] for row in rows) for name in rows[0]}
+  tokens = total["tokens"] / len(rows)
+  return {
+      "loss": total["loss_sum"] / max(total["weight"], 1.0),
+      "image_nll": total["image_nll"] / max(total["image_tokens"], 1.0),
+      "text_nll": total["text_nll"] / max(total["text_tokens"], 1.0),
+      "grad_norm": total["grad_norm"] / len(rows),
+      "learning_rate": float(learning_rate_schedule(config.optimizer, config.steps)(step - 1)),
+      "fill": tokens / (config.data.batch_size * config.data.context),
+      "step_seconds": seconds,
+      "tokens_per_second": tokens / seconds,
+  }

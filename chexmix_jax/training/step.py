@@ -51,7 +51,7 @@ def cross_entropy_sums(
   text_BT = counted_BT & ~vocabulary.is_image(batch["targets"])
   sums = {
       "weight": jnp.sum(weights_BT),
-      "loss": total,
+      "loss_sum": total,
       "image_nll": jnp.sum(nll_BT * image_BT),
       "image_tokens": jnp.sum(image_BT).astype(jnp.float32),
       "text_nll": jnp.sum(nll_BT * text_BT),
@@ -96,7 +96,8 @@ def train_step(
   grads = jax.tree.map(lambda g: g / jnp.maximum(sums["weight"], 1.0), grads)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  metrics = {**sums, "grad_norm": optax.tree.norm(grads)}
+  loss = sums["loss_sum"] / jnp.maximum(sums["weight"], 1.0)
+  metrics = {**sums, "loss": loss, "grad_norm": optax.tree.norm(grads)}
   return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
 

@@ -13,7 +13,7 @@ from chexmix_jax.tokenizers import text
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 SIZE = 16
-_WORDS = "the heart is not enlarged clear lungs small effusion left right base opacity".split()
+_WORDS = ["the", "heart", "is", "not", "large", "clear", "lungs", "small", "left", "opacity"]
 
 
 class FakeImageTokenizer:

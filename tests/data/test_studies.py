@@ -1,4 +1,6 @@
 import filecmp
+import operator
+import os
 
 import numpy as np
 import pytest
@@ -111,9 +113,17 @@ def test_a_truncated_record_file_is_named(tmp_path, fake_source):
     studies.open_studies(tmp_path / "out", "train")
 
 
-def _double(number):
-  return number * 2
+@pytest.mark.parametrize("number", [1, 2])
+def test_ordered_map_keeps_the_order(number):
+  items = range(400)
+  assert list(workers.ordered_map(operator.neg, items, number)) == [-i for i in items]
 
 
-def test_ordered_map_keeps_the_order():
-  assert list(workers.ordered_map(_double, range(5), workers=1)) == [0, 2, 4, 6, 8]
+def test_an_error_of_a_worker_process_comes_through():
+  with pytest.raises(TypeError, match="bad operand"):
+    list(workers.ordered_map(operator.neg, [*range(300), "a"], 2))
+
+
+def test_a_killed_worker_is_a_user_error():
+  with pytest.raises(UserError, match="fewer --workers"):
+    list(workers.ordered_map(os._exit, [0] * 40, 2))

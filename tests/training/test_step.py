@@ -53,7 +53,7 @@ def run(mesh_config, model=MODEL, accumulation=1, steps=STEPS):
     losses = []
     for batch in make_batches(steps):
       state, metrics = step(state, batch)
-      losses.append(float(metrics["loss"] / metrics["weight"]))
+      losses.append(float(metrics["loss"]))
   return losses, state
 
 

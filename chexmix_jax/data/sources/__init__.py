@@ -20,7 +20,7 @@ def open_source(spec: str, seed: int = 0) -> Source:
   """
   # Here and not above: a worker process imports this package, and needs one reader only.
   from chexmix_jax.data.sources import nih14, openi, phantom, r2gen
-  from chexmix_jax.evaluation.labeler import label_report
+  from chexmix_jax.labeler import label_report
 
   name, _, location = spec.partition(":")
   if name not in NAMES:

@@ -16,7 +16,7 @@ _PROJECTIONS = """uid,filename,projection
 
 
 def _label(report):
-  return np.full(14, len(report), np.int8)
+  return np.full(14, len(report) % 50, np.int8)
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def folder(tmp_path):
   (tmp_path / "images" / "images_normalized").mkdir(parents=True)
   (tmp_path / "indiana_reports.csv").write_text(_REPORTS)
   (tmp_path / "indiana_projections.csv").write_text(_PROJECTIONS)
-  for name in ("1_a", "1_b", "2_a"):
-    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+  for name, first in (("1_a", 0), ("1_b", 255), ("2_a", 0)):
+    pixels = np.abs(first - np.arange(64)).astype(np.uint8).reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "images" / "images_normalized" / f"{name}.png")
   return tmp_path
 
@@ -35,6 +35,7 @@ def test_one_study_for_each_report_with_a_frontal_view(folder):
   assert [s.study_id for s in found] == ["1", "2"]
   content = found[0].load(8)
   assert content.report == "Clear, dry lungs. Normal."
+  assert content.image[0, 0] < content.image[-1, -1]  # 1_a; in 1_b it is the other way round
   np.testing.assert_array_equal(content.labels, _label(content.report))
   assert found[1].load(8).report == "No change."
   assert all(s.split in source.SPLITS for s in found)

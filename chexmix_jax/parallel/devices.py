@@ -1,0 +1,29 @@
+"""Says so when an accelerator is there and jax does not use it."""
+
+import os
+import pathlib
+import sys
+
+import jax
+
+_SIGNS = {
+    "GPU": ("dev/nvidia0", "proc/driver/nvidia/version"),
+    "TPU": ("dev/accel0", "dev/vfio/0"),
+}
+_MEND = {"GPU": "cuda13", "TPU": "tpu"}
+
+
+def warn_if_accelerator_unused(root: pathlib.Path = pathlib.Path("/")) -> None:
+  """One line on standard error where the machine has a GPU or TPU and jax runs on its CPU.
+
+  Silent where JAX_PLATFORMS asks for the CPU. `root` is the file system to look in.
+  """
+  if jax.default_backend() != "cpu" or os.environ.get("JAX_PLATFORMS") == "cpu":
+    return
+  for kind, paths in _SIGNS.items():
+    if any((root / path).exists() for path in paths):
+      print(
+          f"WARNING: this machine has a {kind}, but jax runs on its CPU: run"
+          f" ACCELERATOR={_MEND[kind]} bash launch/setup.sh, then start again.",
+          file=sys.stderr,
+      )

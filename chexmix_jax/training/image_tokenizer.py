@@ -1,0 +1,250 @@
+"""Training of the image tokenizer: reconstruction, gradients at several scales, codebook."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from chexmix_jax import config as config_lib
+from chexmix_jax.errors import UserError
+from chexmix_jax.models.vqgan import VQGANConfig, bind, init_params
+from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
+from chexmix_jax.parallel.sharding import named_sharding
+from chexmix_jax.tokenizers.image import ImageTokenizer
+from chexmix_jax.training.checkpoint import write_job
+from chexmix_jax.training.logging import MetricsWindow, Row, RunLog
+
+State = dict[str, Any]
+
+_SCALES = 3  # Full size, half and quarter.
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTokenizerTrainConfig:
+  """Adam with warm-up and cosine decay to zero.
+
+  Attributes:
+    codebook_start: steps as a continuous autoencoder, before the codebook is drawn from features.
+    restart_every: codes that no feature chose for so many steps are drawn anew from the features;
+      none are in the last fifth of the steps, so that the codebook can settle.
+    gradient_weight: of the multi-scale gradient loss.
+    embedding_weight: of the embedding loss (codebook and commitment).
+  """
+
+  steps: int = 1000
+  batch_size: int = 32
+  learning_rate: float = 1e-3
+  warmup_steps: int = 20
+  codebook_start: int = 100
+  restart_every: int = 50
+  gradient_weight: float = 1.0
+  embedding_weight: float = 1.0
+  seed: int = 0
+  log_every: int = 20
+  checkpoint_every: int = 200
+
+
+def gradient_loss(difference_NHWC: jax.Array) -> jax.Array:
+  """Mean absolute finite difference of the error at full, half and quarter size.
+
+  Multi-scale gradient matching, Li and Snavely 2018 (MegaDepth, arXiv 1804.00607), equation 4.
+  """
+  total = jnp.zeros(())
+  for scale in range(_SCALES):
+    if scale:
+      difference_NHWC = _halve(difference_NHWC)
+    total += jnp.mean(jnp.abs(jnp.diff(difference_NHWC, axis=1)))
+    total += jnp.mean(jnp.abs(jnp.diff(difference_NHWC, axis=2)))
+  return total / _SCALES
+
+
+def _halve(x_NHWC: jax.Array) -> jax.Array:
+  n, h, w, c = x_NHWC.shape
+  return x_NHWC.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def loss_and_metrics(
+    config: VQGANConfig,
+    train: ImageTokenizerTrainConfig,
+    params: Any,
+    x_NHWC: jax.Array,
+    quantising: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Loss of a batch in [-1, 1], and its parts with the features and chosen codes.
+
+  While `quantising` is false the decoder gets the features themselves. The embedding loss is the
+  historical form, mean((sg(zq) - z)²) + β mean((zq - sg(z))²), van den Oord et al. 2017 with β on
+  the codebook's term.
+  """
+  network = bind(config, params)
+  z_NhwE = network.encode(x_NHWC)
+  ids_Nhw = network.quantize(z_NhwE)
+  zq_NhwE = network.lookup(ids_Nhw)
+  stop = jax.lax.stop_gradient
+  embedding = jnp.mean((stop(zq_NhwE) - z_NhwE) ** 2)
+  embedding += config.commitment * jnp.mean((zq_NhwE - stop(z_NhwE)) ** 2)
+  straight_through = z_NhwE + stop(zq_NhwE - z_NhwE)
+  error_NHWC = network.decode(jnp.where(quantising, straight_through, z_NhwE)) - x_NHWC
+  squared = jnp.mean(error_NHWC**2)
+  loss = jnp.mean(jnp.abs(error_NHWC)) + squared
+  loss += train.gradient_weight * gradient_loss(error_NHWC)
+  loss += train.embedding_weight * jnp.where(quantising, embedding, 0.0)
+  return loss, {
+      "loss": loss,
+      "psnr": -10 * jnp.log10(squared / 4),  # The range of [-1, 1] is 2.
+      "embedding_loss": embedding,
+      "z": z_NhwE.reshape(-1, config.embed_dim),
+      "ids": ids_Nhw.reshape(-1),
+  }
+
+
+def train_step(
+    state: State,
+    x_NHWC: jax.Array,
+    *,
+    config: VQGANConfig,
+    train: ImageTokenizerTrainConfig,
+    optimizer: optax.GradientTransformation,
+) -> tuple[State, dict[str, jax.Array]]:
+  """One step; the state is dict(step, params, opt_state, counts (K,), key)."""
+  key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+  quantising = state["step"] >= train.codebook_start
+  grads, metrics = jax.grad(
+      functools.partial(loss_and_metrics, config, train), has_aux=True
+  )(state["params"], x_NHWC, quantising)
+  updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+  params = optax.apply_updates(state["params"], updates)
+
+  features, ids = metrics.pop("z"), metrics.pop("ids")
+  used = jnp.zeros(config.num_codes).at[ids].add(1.0)
+  counts = state["counts"] + used
+  step = state["step"] + 1
+  # The first time, every code is drawn from the features.
+  since_start = step - train.codebook_start
+  first = since_start == 0
+  restart = first | (
+      (since_start > 0) & (since_start % train.restart_every == 0) & (step < 0.8 * train.steps)
+  )
+  dead = restart & (first | (counts == 0))
+  picks = jax.random.choice(
+      key, len(features), (config.num_codes,), replace=len(features) < config.num_codes
+  )
+  params["codebook"] = jnp.where(dead[:, None], features[picks], params["codebook"])
+  share = used / len(features)
+  metrics |= {
+      "perplexity": jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share))),
+      "usage": jnp.mean(counts > 0),
+      "restarted": jnp.sum(dead).astype(jnp.float32),
+      "grad_norm": optax.tree.norm(grads),
+  }
+  return {
+      "step": step,
+      "params": params,
+      "opt_state": opt_state,
+      "counts": jnp.where(restart, 0.0, counts),
+      "key": state["key"],
+  }, metrics
+
+
+def _summary(step: int, rows: list[Row], seconds: float) -> Row:
+  means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+  return {**means, "step_seconds": seconds}
+
+
+def _channels(config: VQGANConfig, batch: dict[str, np.ndarray]) -> np.ndarray:
+  """The pictures, grey repeated for a network that wants three channels."""
+  return np.repeat(batch["image"], config.in_channels, axis=3)
+
+
+def train_image_tokenizer(
+    iterator: grain.DatasetIterator,
+    config: VQGANConfig,
+    train: ImageTokenizerTrainConfig,
+    output: pathlib.Path,
+) -> ImageTokenizer:
+  """Trains on batches dict(image: float32 (B, H, W, 1) in [-1, 1]) and writes `output`.
+
+  While it trains, job.json, metrics.jsonl and checkpoints lie in `output`.training, from which a
+  second start goes on; `output` itself appears when all is done, and is then read and returned.
+  Raises UserError for an `output` made with other settings and for a loss that is not finite.
+  """
+  workdir = output.with_name(f"{output.name}.training")
+  write_job(workdir, {"image_tokenizer": config_lib.to_dict(config)} | config_lib.to_dict(train))
+  if (output / "config.json").exists():
+    return ImageTokenizer.load(output)
+  mesh = make_mesh(MeshConfig())
+  if train.batch_size % mesh.size:
+    raise UserError(
+        f"batch_size={train.batch_size} of the image tokenizer's training must be a multiple of the"
+        f" {mesh.size} devices."
+    )
+  optimizer = optax.adam(
+      optax.warmup_cosine_decay_schedule(
+          0.0, train.learning_rate, train.warmup_steps, max(train.steps, train.warmup_steps + 1)
+      ),
+      b2=0.99,
+  )
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def init(key: jax.Array) -> State:
+    params_key, key = jax.random.split(key)
+    params = init_params(config, params_key)
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "params": params,
+        "opt_state": optimizer.init(params),
+        "counts": jnp.zeros(config.num_codes),
+        "key": jax.random.key_data(key),
+    }
+
+  step_fn = jax.jit(
+      functools.partial(train_step, config=config, train=train, optimizer=optimizer),
+      out_shardings=replicated,
+      donate_argnums=0,
+  )
+  state = jax.jit(init, out_shardings=replicated)(jax.random.key(train.seed))
+  options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
+  with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options) as manager:
+    if manager.latest_step() is not None:
+      shapes = jax.tree.map(
+          lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), state
+      )
+      saved = manager.restore(
+          manager.latest_step(),
+          args=ocp.args.Composite(
+              state=ocp.args.StandardRestore(shapes),
+              data=grain.checkpoint.CheckpointRestore(iterator),
+          ),
+      )
+      state = saved.state
+    log = RunLog(workdir, int(state["step"]), train.steps, "image tokenizer")
+    try:
+      window = MetricsWindow(log, train.log_every, train.steps, _summary)
+      for step in range(int(state["step"]) + 1, train.steps + 1):
+        images = jax.make_array_from_process_local_data(
+            named_sharding(mesh, ("batch", None, None, None)), _channels(config, next(iterator))
+        )
+        state, metrics = step_fn(state, images)
+        window.add(step, metrics)
+        if step % train.checkpoint_every == 0 or step == train.steps:
+          window.drain()
+          manager.save(
+              step,
+              args=ocp.args.Composite(
+                  state=ocp.args.StandardSave(state),
+                  data=grain.checkpoint.CheckpointSave(iterator),
+              ),
+          )
+    finally:
+      log.close()
+  tokenizer = ImageTokenizer(config, jax.device_get(state["params"]))
+  tokenizer.save(output)
+  return tokenizer

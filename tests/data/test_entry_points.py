@@ -1,0 +1,54 @@
+import pytest
+
+from chexmix_jax import prepare, tokenize, train_text_tokenizer
+from chexmix_jax.data import studies, tokens
+from chexmix_jax.errors import UserError
+from chexmix_jax.tokenizers import text
+
+
+def test_from_an_annotation_to_tokens(
+    write_annotation, tmp_path, image_tokenizer, monkeypatch, capsys
+):
+  folder = tmp_path / "out"
+  prepare.main([
+      "--source=r2gen", f"--data_dir={write_annotation(20)}", "--size=16", "--workers=1",
+      f"--output={folder / 'studies'}",
+  ])  # fmt: skip
+  assert studies.read_card(folder / "studies")["splits"] == {"train": 19, "test": 1}
+  train_text_tokenizer.main([
+      f"--studies={folder / 'studies'}", "--vocab_size=280", f"--output={folder / 'sp.model'}",
+  ])  # fmt: skip
+  # The tokenizer of the tests instead of a network.
+  monkeypatch.setattr(tokenize.ImageTokenizer, "load", lambda path: image_tokenizer)
+  tokenize.main([
+      f"--studies={folder / 'studies'}", "--image_tokenizer=any", f"--output={folder / 'tokens'}",
+      f"--text_tokenizer={folder / 'sp.model'}",
+  ])  # fmt: skip
+  table = tokens.load_tokens(folder / "tokens", "test")
+  reader = text.SentencePieceTokenizer.load(folder / "sp.model")
+  assert [reader.decode(ids) for ids in table.texts] == ["Report number 19."]
+  assert "19 train, 1 test" in capsys.readouterr().out
+
+
+def test_the_text_tokenizer_sees_the_training_split_only(tmp_path, write_annotation):
+  data = f"r2gen:{write_annotation(4, report='zzzzzzzzzzzzzzzzzzzzzzzz')}"
+  prepare.run(data, tmp_path / "studies", 8, workers=1)
+  tokenizer = train_text_tokenizer.run(tmp_path / "studies", 275, tmp_path / "sp.model")
+  # A character that was never seen is spelt in bytes.
+  assert len(tokenizer.encode("zz")) >= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source=r2gen"], "needs a path"),
+        (["--source=phantom", "--data_dir=x"], "does not go with"),
+        (["--source=phantom", "--num_studies=-1"], "needs a number"),
+        (["--source=phantom", "--size=0"], "size=0"),
+        (["--source=phantom", "--workers=0"], "workers=0"),
+    ],
+)
+def test_bad_arguments_of_prepare(tmp_path, arguments, message):
+  with pytest.raises(UserError, match=message):
+    prepare.main([*arguments, f"--output={tmp_path / 'out'}"])
+  assert list(tmp_path.iterdir()) == []
