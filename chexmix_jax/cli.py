@@ -2,16 +2,20 @@
 
 import difflib
 import importlib
+import importlib.util
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from chexmix_jax import config as config_lib
 from chexmix_jax.errors import UserError
 
 ENTRY_POINTS = (
@@ -30,6 +34,10 @@ def entry(main: Callable[[], object]) -> None:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
   except subprocess.CalledProcessError as error:
+    if error.returncode < 0:
+      name = signal.Signals(-error.returncode).name
+      print(f"error: a child process was ended by {name}; see what did that.", file=sys.stderr)
+      sys.exit(128 - error.returncode)
     sys.exit(error.returncode)  # The child has said why.
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from here", file=sys.stderr)
@@ -37,33 +45,37 @@ def entry(main: Callable[[], object]) -> None:
 
 
 def load_config(
-    argv: list[str], default: str | None = None
+    argv: list[str], default: str | None = None, schema: type | None = None
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
   """Takes `--config=PATH[:argument]` and `--config.a.b=value` out of argv.
 
   Returns the config with its overrides, and the rest of argv. `default` is the path where there is
-  no `--config`. Raises UserError that names the file or the key.
+  no `--config`. With the dataclass `schema`, settings that the file leaves at their defaults can be
+  overridden too. Raises UserError that names the file or the key.
   """
-  argv = _joined(argv)
-  taken = [a for a in argv if re.match(r"--?config(\.|=)", a)]
-  rest = [a for a in argv if a not in taken]
-  path = default
-  for argument in taken:
-    if argument.lstrip("-").startswith("config="):
-      path = argument.split("=", 1)[1]
+  joined = _joined(argv)
+  taken = [a for a in joined if re.match(r"--?config[.=]", a)]
+  rest = [a for a in joined if a not in taken]
+  files = [a.split("=", 1)[1] for a in taken if re.match(r"--?config=", a)]
+  overrides = [a for a in taken if not re.match(r"--?config=", a)]
+  path = files[-1] if files else default
   if path is None:
     raise UserError("--config is missing; name a file such as --config=configs/stage1_2p8b.py.")
-  file = pathlib.Path(path.split(":")[0])
-  if not file.is_file():
-    raise UserError(f"{file} is not a config file; name one such as configs/quickstart.py.")
-  overrides = [a for a in taken if not a.lstrip("-").startswith("config=")]
+  config = _read(path)
+  if schema is not None:
+    complete = config_lib.to_dict(config_lib.build(schema, config.to_dict(), path))
+    config = ml_collections.ConfigDict(complete)
+  for override in overrides:
+    _check_key(config, override, path)
   values = flags.FlagValues()
-  program = ["chexmix_jax", f"--config={path}", *overrides]
-  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=program)
+  program = ["chexmix_jax", *overrides]
   try:
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=program)
     values(program)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise UserError(_explain(path, overrides, error)) from error
+    raise UserError(
+        f"An override of {path} does not fit ({_first_line(error)}); mend its value."
+    ) from error
   return values.config, rest
 
 
@@ -71,36 +83,57 @@ def _joined(argv: list[str]) -> list[str]:
   """`--config PATH` and `--config.a.b value` as one argument each."""
   joined: list[str] = []
   for argument in argv:
-    if joined and re.fullmatch(r"--?config(\.[\w.]+)?", joined[-1]):
+    if (
+        joined
+        and re.fullmatch(r"--?config(\.[\w.]+)?", joined[-1])
+        and not argument.startswith("--")
+    ):
       joined[-1] += f"={argument}"
     else:
       joined.append(argument)
   return joined
 
 
-def _explain(path: str, overrides: list[str], error: Exception) -> str:
-  """One sentence for an override that does not fit the file."""
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["chexmix_jax"])
+def _read(path: str) -> ml_collections.ConfigDict:
+  """What `get_config` of PATH[:argument] gives."""
+  name, *argument = path.split(":", 1)
+  spec = importlib.util.spec_from_file_location("config", name)
+  if not pathlib.Path(name).is_file() or spec is None or spec.loader is None:
+    raise UserError(f"{name} is not a config file; name one such as configs/quickstart.py.")
+  module = importlib.util.module_from_spec(spec)
   try:
-    values(["chexmix_jax", f"--config={path}"])
-  except Exception as file_error:
-    return f"{path} cannot be read as a config ({_first_line(file_error)}); mend the file."
-  for override in overrides:
-    node = values.config
-    name = override.split("=")[0].lstrip("-")
-    for key in name.split(".")[1:]:
-      if not isinstance(node, ml_collections.ConfigDict) or key not in node:
-        known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-        near = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(known)}."
-        return f"--{name} is not a setting of {path}; {hint}"
-      node = node[key]
-  return f"An override of {path} does not fit ({_first_line(error)}); mend its value."
+    spec.loader.exec_module(module)
+    config = module.get_config(*argument)
+  except UserError:
+    raise
+  except Exception as error:  # The file is the user's own program.
+    raise UserError(
+        f"{path} cannot be read as a config ({type(error).__name__}: {_first_line(error)}); mend"
+        " the file or the argument after its colon."
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(f"get_config of {name} gives no ml_collections.ConfigDict; mend the file.")
+  return config
+
+
+def _check_key(config: ml_collections.ConfigDict, override: str, path: str) -> None:
+  """UserError with a hint for an override of what the config does not have."""
+  name = override.split("=")[0].lstrip("-")
+  node: Any = config
+  for key in name.split(".")[1:]:
+    known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+    if key not in known:
+      hint = f"use one of {', '.join(known)}." if known else "leave it out."
+      if near := difflib.get_close_matches(key, known, n=1):
+        hint = f"did you mean {near[0]!r}?"
+      raise UserError(f"--{name} is not a setting of {path}; {hint}")
+    node = node[key]
+  if isinstance(node, ml_collections.ConfigDict):
+    raise UserError(f"--{name} is a group of settings; override those of it that should change.")
 
 
 def _first_line(error: Exception) -> str:
-  return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+  return str(error).strip().split("\n")[0]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,6 +142,9 @@ def main(argv: list[str] | None = None) -> None:
   names = ", ".join(ENTRY_POINTS)
   if not argv:
     raise UserError(f"Name a command: chexmix NAME, with NAME one of {names}.")
+  if argv[0] in ("-h", "--help"):
+    print(f"chexmix NAME …: python -m chexmix_jax.NAME …, with NAME one of {names}.")
+    return
   if argv[0] not in ENTRY_POINTS:
     near = difflib.get_close_matches(argv[0], ENTRY_POINTS, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"use one of {names}."

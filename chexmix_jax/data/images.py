@@ -30,7 +30,8 @@ def read_image(path: str | os.PathLike[str], size: int) -> np.ndarray:
   try:
     with Image.open(path, formats=("PNG", "JPEG")) as file:
       file.load()
-      image = _windowed(np.asarray(file)) if path.suffix.lower() == ".png" else file
+      is_png = path.suffix.lower() == ".png"
+      image = Image.fromarray(window(np.asarray(file))) if is_png else file
       # Drops the alpha of a PNG; a JPEG has none, so nothing is left to blend on white.
       rgb = image.convert("RGB")
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -41,6 +42,16 @@ def read_image(path: str | os.PathLike[str], size: int) -> np.ndarray:
   return _centre_square(rgb, size)
 
 
+def window(raw: np.ndarray) -> np.ndarray:
+  """uint8 of the same shape: the 1st - 99th percentile of `raw` stretched over 0 .. 255."""
+  if raw.dtype == bool:
+    raw = raw.astype(np.uint8)
+  low, high = np.percentile(raw, _WINDOW_PERCENTILES)
+  # The small term belongs to the published arithmetic: it decides bits, and a constant image is 0.
+  scaled = (np.clip(raw, low, high) - low) / (high - low + 1e-8) * 255
+  return scaled.astype(np.uint8)
+
+
 def to_float(pixels: np.ndarray) -> np.ndarray:
   """uint8 pixels to float32 in [-1, 1]."""
   return pixels.astype(np.float32) / 127.5 - 1.0
@@ -49,15 +60,6 @@ def to_float(pixels: np.ndarray) -> np.ndarray:
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
   """Float pixels in [-1, 1] to uint8: clamped, then truncated as the published decoder does."""
   return ((np.clip(pixels, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
-
-
-def _windowed(raw: np.ndarray) -> Image.Image:
-  if raw.dtype == bool:
-    raw = raw.astype(np.uint8)
-  low, high = np.percentile(raw, _WINDOW_PERCENTILES)
-  # The small term belongs to the published arithmetic: it decides bits, and a constant image is 0.
-  scaled = (np.clip(raw, low, high) - low) / (high - low + 1e-8) * 255
-  return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _centre_square(image: Image.Image, size: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What every evaluation shares: its inputs, its result, and a batched map over the mesh.
 
-An evaluation is a class of one file: `Evaluation(context, config).run(params)` gives a Result. It is
-built once for a set of inputs, and run for each checkpoint.
+An evaluation is a class of one file: `Evaluation(context, config).run(params)` gives a Result. It
+is built once for a set of inputs, and run for each checkpoint.
 """
 
 import dataclasses
@@ -68,17 +68,21 @@ class Evaluation(Protocol):
 def map_rows(
     function: Callable[[Any], Any], rows: Any, batch_size: int, description: str = ""
 ) -> Any:
-  """`function` over a tree of arrays that share their first axis, N: a tree of numpy arrays (N, …).
+  """`function` over a tree of arrays that share their first axis, N > 0: a tree of numpy arrays.
 
-  `function` is jitted and sees `batch_size` rows at a time (rounded up to a multiple of the devices),
-  sharded over the mesh; it must treat rows alike and apart. The last batch is padded with its last
-  row, and what comes of padding is cut off. Outputs stay on the devices until the one transfer at the
-  end. `description` names a progress bar.
+  `function` is jitted and sees `batch_size` rows at a time (rounded up to a multiple of the
+  devices), sharded over the mesh; it must treat rows alike and apart. The last batch is padded
+  with its last row, and what comes of padding is cut off. Outputs, (N, …) each, stay on the devices
+  until the one transfer at the end. `description` names a progress bar.
+
+  Parameters go in as `jax.tree_util.Partial(function, params)`: as arguments of the compiled
+  function, which then serves the next checkpoint too, where a closure would make constants of them.
   """
+  if not isinstance(function, jax.tree_util.Partial):
+    function = jax.tree_util.Partial(function)
   mesh = make_mesh()
   batch_size = -(-batch_size // mesh.size) * mesh.size
   count = len(jax.tree.leaves(rows)[0])
-  compiled = jax.jit(function)
   outputs = []
   with jax.set_mesh(mesh):
     for start in progress(
@@ -86,9 +90,14 @@ def map_rows(
     ):
       take = np.minimum(np.arange(start, start + batch_size), count - 1)
       batch = jax.tree.map(functools.partial(_put, mesh, take), rows)
-      outputs.append(compiled(batch))
+      outputs.append(_apply(function, batch))
   outputs = jax.device_get(outputs)
   return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
+
+
+@jax.jit
+def _apply(function: jax.tree_util.Partial, batch: Any) -> Any:
+  return function(batch)
 
 
 def _put(mesh: jax.sharding.Mesh, take: np.ndarray, array: np.ndarray) -> jax.Array:

@@ -1,12 +1,13 @@
 """The image tokenizer's network: a convolutional autoencoder with a codebook (VQGAN).
 
-Shape suffixes: N batch, H height, W width, C channels, E embedding; lower-case h, w of the code grid.
+Shape suffixes: N batch, H height, W width, C channels, E embedding; h, w of the code grid.
 The shape is that of the VQModel of Esser et al. 2021 (Taming Transformers, arXiv 2012.09841) as
 Chameleon uses it. Parameters are a plain nested dict; lists of blocks are dicts keyed "0", "1", ….
 """
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal
 
 import jax
@@ -208,11 +209,7 @@ class VQGAN(nnx.Module):
     self.decoder = Decoder(config, rngs=rngs)
     self.quant_conv = _conv(config, rngs, config.z_channels, config.embed_dim, 1)
     self.post_quant_conv = _conv(config, rngs, config.embed_dim, config.z_channels, 1)
-    bound = 1 / config.num_codes
-    shape = (config.num_codes, config.embed_dim)
-    self.codebook = nnx.Param(
-        jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
-    )
+    self.codebook = nnx.Param(jnp.zeros((config.num_codes, config.embed_dim)))
 
   def encode(self, x_NHWC):
     """Features before quantisation, float32 (N, h, w, embed_dim)."""
@@ -237,23 +234,43 @@ class VQGAN(nnx.Module):
 
 
 @functools.cache
-def _graphdef(config: VQGANConfig):
-  return nnx.split(nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0))))[0]
-
-
-def init_params(config: VQGANConfig, key: jax.Array) -> Params:
-  """Fresh parameters."""
-  return _keys_as(str, nnx.to_pure_dict(nnx.state(VQGAN(config, rngs=nnx.Rngs(key)))))
+def _shape(config: VQGANConfig):
+  """The network's graph definition and its abstract state."""
+  return nnx.split(nnx.eval_shape(lambda: VQGAN(config, rngs=nnx.Rngs(0))))
 
 
 def abstract_params(config: VQGANConfig) -> Params:
   """Shapes and dtypes of the parameters, without making them."""
-  return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+  return _keys_as(str, nnx.to_pure_dict(_shape(config)[1]))
+
+
+def init_params(config: VQGANConfig, key: jax.Array) -> Params:
+  """Fresh parameters: kernels normal with variance 1 / fan-in, codebook uniform as in VQModel.
+
+  All kernels are slices of one draw: with a draw for each, XLA compiles for longer than a small
+  network trains.
+  """
+  leaves, tree = jax.tree_util.tree_flatten_with_path(abstract_params(config))
+  kernel_key, codebook_key = jax.random.split(key)
+  total = sum(leaf.size for path, leaf in leaves if path[-1].key == "kernel")
+  normal = jax.lax.optimization_barrier(jax.random.normal(kernel_key, (total,)))
+  bound, start, params = 1 / config.num_codes, 0, []
+  for path, leaf in leaves:
+    name = path[-1].key
+    if name == "kernel":
+      drawn = normal[start : start + leaf.size].reshape(leaf.shape)
+      params.append(drawn * math.prod(leaf.shape[:-1]) ** -0.5)
+      start += leaf.size
+    elif name == "codebook":
+      params.append(jax.random.uniform(codebook_key, leaf.shape, minval=-bound, maxval=bound))
+    else:
+      params.append(jnp.full(leaf.shape, 1.0 if name == "scale" else 0.0))
+  return jax.tree.unflatten(tree, params)
 
 
 def bind(config: VQGANConfig, params: Params) -> VQGAN:
   """The network over given parameters; make it inside the jitted function that uses it."""
-  return nnx.merge(_graphdef(config), _keys_as(int, params))
+  return nnx.merge(_shape(config)[0], _keys_as(int, params))
 
 
 def _keys_as(kind: type, tree: Any) -> Any:

@@ -61,7 +61,7 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
       rotation=rng.normal(0, 0.035),
       scale=rng.uniform(0.93, 1.07),
       shift=(rng.normal(0, 0.015), rng.normal(0, 0.015)),
-      gamma=rng.uniform(0.65, 1.5),
+      gamma=rng.uniform(0.75, 1.35),
       gain=rng.uniform(0.72, 1.08),
       offset=rng.uniform(-0.02, 0.14),
       noise=rng.uniform(0.006, 0.018),

@@ -13,9 +13,12 @@ from chexmix_jax.phantom.findings import Finding
 _AIR, _LUNG, _TISSUE, _FLUID = 0.03, 0.20, 0.58, 0.60
 _HEDGED_STRENGTH = 0.6
 
+_HEART_TILT = 0.5
+
 _ZONE_Y = {"upper": 0.28, "mid": 0.44, "lower": 0.59}
 _SEVERITY = {"small": 0, "moderate": 1, "large": 2}
 
+_MARKER_HEIGHT = 0.085
 _LETTERS = {
     "L": ("10000", "10000", "10000", "10000", "10000", "10000", "11111"),
     "R": ("11110", "10001", "10001", "11110", "10100", "10010", "10001"),
@@ -67,9 +70,13 @@ class _Canvas:
     width = max(edge, self.edge)
     return 0.5 + 0.5 * np.tanh(distance / width)
 
-  def blob(self, x: float, y: float, rx: float, ry: float, edge: float = 0.0) -> np.ndarray:
-    """A soft ellipse."""
-    radius = np.hypot((self.x - x) / rx, (self.y - y) / ry)
+  def blob(
+      self, x: float, y: float, rx: float, ry: float, edge: float = 0.0, tilt: float = 0.0
+  ) -> np.ndarray:
+    """A soft ellipse; `tilt` in radians lowers its right end."""
+    dx, dy = self.x - x, self.y - y
+    cos, sin = np.cos(tilt), np.sin(tilt)
+    radius = np.hypot((dx * cos + dy * sin) / rx, (dy * cos - dx * sin) / ry)
     return self.soft((1 - radius) * min(rx, ry), edge)
 
   def line(self, points: list[tuple[float, float]], width: float) -> np.ndarray:
@@ -134,7 +141,6 @@ class _Canvas:
       self.lungs[side] = inside * self.soft(self.dome(side, raised) - y)
       vessel = np.exp(-np.hypot(x - self.center(side), y - 0.46) / 0.16)
       self.cover(self.lungs[side], _LUNG + (0.03 + 0.07 * vessel) * self.texture)
-    lungs = self.lungs["left"] + self.lungs["right"]
     # Ribs run down towards the sides; they show over lung and tissue alike.
     chest = self.soft(a.chest_width + 0.02 - np.abs(x - 0.5)) * self.soft(0.8 - y)
     step = 0.66 / a.ribs
@@ -160,10 +166,11 @@ class _Canvas:
       width *= 1.32 + 0.16 * grade
       height *= 1.08 + 0.05 * grade
       shift += 0.02 + 0.012 * grade
-    self.cover(self.blob(0.5 + shift, a.base - 0.115, width, height, 0.012), 0.68)
+    # The heart points down to the patient's left, and rests on the diaphragm.
+    heart = self.blob(0.5 + shift, a.base - 0.105, width, height * 0.92, 0.012, _HEART_TILT)
+    self.cover(heart, 0.68)
     # Stomach bubble under the left dome.
     self.cover(0.7 * self.blob(0.66, a.base + 0.10, 0.05, 0.022, 0.01), 0.32)
-    self.free = lungs * (1 - self.blob(0.5 + shift, a.base - 0.115, width, height, 0.012))
 
 
 def _place(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> tuple[float, float]:
@@ -261,9 +268,12 @@ def _effusion(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> No
   # The meniscus climbs towards the chest wall.
   wall = np.clip(canvas.outward(finding.side), 0, 1)
   surface = level - 0.11 * np.clip(wall - 0.35, 0, 1) ** 1.5 * 2
-  pleura = canvas.soft(canvas.lung_shape(finding.side)) * canvas.soft(0.86 - canvas.y)
+  # Down to the dome only: below it fluid and abdomen look the same.
+  pleura = canvas.soft(canvas.lung_shape(finding.side) + 0.012) * canvas.soft(
+      canvas.dome(finding.side) - canvas.y + 0.02
+  )
   mask = pleura * canvas.soft(canvas.y - surface, 0.012)
-  canvas.cover((0.6 if finding.hedged else 1.0) * mask, np.maximum(canvas.image, _FLUID + 0.08))
+  canvas.cover((0.6 if finding.hedged else 1.0) * mask, np.maximum(canvas.image, _FLUID))
 
 
 def _thickening(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> None:
@@ -317,16 +327,21 @@ _DRAW = {
 
 def _burn_marker(image: np.ndarray, exposure: Exposure, size: int) -> None:
   """Writes the side letter into the picture, upright whatever the patient's position."""
-  bitmap = np.array([[int(c) for c in row] for row in _LETTERS[exposure.marker]])
-  height = 0.08
-  width = height * bitmap.shape[1] / bitmap.shape[0]
-  grid = (np.arange(size) + 0.5) / size
-  columns = np.floor((grid - exposure.marker_at[0] + width / 2) / width * bitmap.shape[1])
-  rows = np.floor((grid - exposure.marker_at[1] + height / 2) / height * bitmap.shape[0])
-  row_ok = (rows >= 0) & (rows < bitmap.shape[0])
-  column_ok = (columns >= 0) & (columns < bitmap.shape[1])
-  letter = np.zeros((size, size), bool)
-  letter[np.ix_(row_ok, column_ok)] = bitmap[
-      np.ix_(rows[row_ok].astype(int), columns[column_ok].astype(int))
-  ].astype(bool)
-  image[letter] = 0.96
+  bitmap = np.array([[int(c) for c in row] for row in _LETTERS[exposure.marker]], np.float64)
+  rows, columns = bitmap.shape
+  height, width = _MARKER_HEIGHT, _MARKER_HEIGHT * columns / rows
+  x, y = exposure.marker_at
+  # Each pixel takes as much of the letter as lies in it, so the letter can be read at any size.
+  down = _overlaps(size, rows, y - height / 2, height)
+  across = _overlaps(size, columns, x - width / 2, width)
+  letter = down @ bitmap @ across.T
+  image += letter * (0.96 - image)
+
+
+def _overlaps(size: int, cells: int, start: float, length: float) -> np.ndarray:
+  """(size, cells): the share of each pixel that each of the cells in [start, start + length) covers."""
+  pixels = np.arange(size + 1) / size
+  edges = start + length * np.arange(cells + 1) / cells
+  low = np.maximum(pixels[:-1, None], edges[:-1])
+  high = np.minimum(pixels[1:, None], edges[1:])
+  return np.clip(high - low, 0, None) * size

@@ -47,16 +47,18 @@ def read_job(run_dir: pathlib.Path) -> dict[str, Any]:
   return json.loads(path.read_text())
 
 
+def saved_steps(run_dir: pathlib.Path) -> list[int]:
+  """Steps of a run's complete checkpoints, rising; Orbax gives a folder its number at the end."""
+  folder = run_dir / "checkpoints"
+  return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+
 class Checkpoints:
   """Asynchronous saving and sharded restoring of a run's checkpoints."""
 
   def __init__(self, run_dir: pathlib.Path, keep: int = 2):
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     self._manager = ocp.CheckpointManager((run_dir / "checkpoints").absolute(), options=options)
-
-  def latest_step(self) -> int | None:
-    """Step of the newest complete checkpoint."""
-    return self._manager.latest_step()
 
   def save(self, state: TrainState, iterator: grain.DatasetIterator) -> None:
     """Starts saving state and data position under the state's step."""
@@ -98,14 +100,14 @@ def load_params(
   They come on the shardings of `abstract`, where it has any. UserError where there is no such
   checkpoint, or where it is of another shape, naming the first parameter that differs.
   """
-  folder = (run_dir / "checkpoints").absolute()
-  manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
-  steps = manager.all_steps() if folder.is_dir() else []
-  if not steps or (step is not None and step not in steps):
-    there = ", ".join(map(str, sorted(steps))) or "none"
-    raise UserError(f"{run_dir} has no checkpoint {step or ''} (there: {there}); train it first.")
-  step = max(steps) if step is None else step
-  path = folder / str(step) / "params"
+  steps = saved_steps(run_dir)
+  if not steps:
+    raise UserError(f"{run_dir} has no checkpoint; train it first.")
+  step = steps[-1] if step is None else step
+  if step not in steps:
+    there = ", ".join(map(str, steps))
+    raise UserError(f"{run_dir} has no checkpoint of step {step}; it has {there}.")
+  path = (run_dir / "checkpoints" / str(step) / "params").absolute()
   with ocp.StandardCheckpointer() as checkpointer:
     saved = checkpointer.metadata(path).item_metadata.tree
     saved_shapes = {k: tuple(v.shape) for k, v in _flatten_tree(saved).items()}

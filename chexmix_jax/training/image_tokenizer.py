@@ -227,7 +227,7 @@ def train_image_tokenizer(
       state = saved.state
     log = RunLog(workdir, int(state["step"]), train.steps, "image tokenizer")
     try:
-      window = MetricsWindow(log, train.log_every, train.steps, _summary)
+      window = MetricsWindow(log, train.log_every, _summary)
       for step in range(int(state["step"]) + 1, train.steps + 1):
         images = jax.make_array_from_process_local_data(
             named_sharding(mesh, ("batch", None, None, None)), _channels(config, next(iterator))

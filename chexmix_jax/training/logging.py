@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -28,12 +29,12 @@ class RunLog:
 
   def __init__(self, run_dir: pathlib.Path, first_step: int, steps: int, description: str):
     self._path = run_dir / "metrics.jsonl"
-    kept = []
     if self._path.exists():
-      lines = self._path.read_text().splitlines()
-      kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-    self._file = self._path.open("w")
-    self._file.writelines(line + "\n" for line in kept)
+      lines = self._path.read_text().splitlines(keepends=True)
+      partial = self._path.with_suffix(".partial")
+      partial.write_text("".join(line for line in lines if _step_of(line) <= first_step))
+      os.replace(partial, self._path)
+    self._file = self._path.open("a")
     self._board = tensorboardX.SummaryWriter(
         str(run_dir / "tensorboard"), purge_step=first_step + 1
     )
@@ -58,20 +59,28 @@ class RunLog:
     self._file.close()
 
 
+def _step_of(line: str) -> float:
+  try:
+    return json.loads(line)["step"]
+  except ValueError:
+    return math.inf  # Cut short when the machine stopped.
+
+
 class MetricsWindow:
   """Metrics of the steps since the last line; fetched two steps late, so devices never wait.
 
-  `summarise(step, rows, seconds)` makes one line of the steps' metrics and their median seconds.
+  A line is written after every multiple of `every` steps and before every checkpoint, so that the
+  lines are the same whether or not a run was stopped between. `summarise(step, rows, seconds)`
+  makes one of the steps' metrics and their median seconds.
   """
 
   def __init__(
       self,
       log: RunLog,
       every: int,
-      steps: int,
       summarise: Callable[[int, list[Row], float], Row],
   ):
-    self._log, self._every, self._steps, self._summarise = log, every, steps, summarise
+    self._log, self._every, self._summarise = log, every, summarise
     self._pending: collections.deque[tuple[int, Any]] = collections.deque()
     self._rows: list[Row] = []
     self._times = [time.perf_counter()]
@@ -85,20 +94,20 @@ class MetricsWindow:
   def drain(self) -> None:
     """Waits for all steps; before a checkpoint, as a loss that is not finite must not be saved."""
     while self._pending:
-      self._consume()
+      self._consume(line=len(self._pending) == 1)
 
-  def _consume(self) -> None:
+  def _consume(self, line: bool = False) -> None:
     step, metrics = self._pending.popleft()
     row = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
       raise UserError(
           f"The loss or its gradient is not finite at step {step} (batch {step} of the data order);"
-          " start again from the last checkpoint with a lower learning_rate."
+          " train again with a lower learning_rate into another --output."
       )
     self._rows.append(row)
     self._times.append(time.perf_counter())
     self._log.advance(row["loss"])
-    if step % self._every == 0 or step == self._steps:
+    if line or step % self._every == 0:
       seconds = float(np.median(np.diff(self._times)))
       self._log.write(step, self._summarise(step, self._rows, seconds))
       self._rows, self._times = [], self._times[-1:]

@@ -1,8 +1,10 @@
 """The training loop of both stages."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
+from typing import Any
 
 import jax
 
@@ -10,11 +12,17 @@ from chexmix_jax import config as config_lib
 from chexmix_jax.data.pipeline import DataConfig, train_iterator
 from chexmix_jax.data.tokens import read_card
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.transformer import TransformerConfig
+from chexmix_jax.models.transformer import Params, TransformerConfig
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.checkpoint import Checkpoints, load_params, write_job
+from chexmix_jax.training.checkpoint import (
+    Checkpoints,
+    load_params,
+    read_job,
+    saved_steps,
+    write_job,
+)
 from chexmix_jax.training.logging import MetricsWindow, Row, RunLog, count_parameters
 from chexmix_jax.training.optimizer import (
     OptimizerConfig,
@@ -48,6 +56,11 @@ class TrainConfig:
   log_every: int = 20
   checkpoint_every: int = 200
 
+  def __post_init__(self):
+    for name in ("steps", "accumulation", "log_every", "checkpoint_every"):
+      if getattr(self, name) < 1:
+        raise UserError(f"{name}={getattr(self, name)} of a training must be 1 or more.")
+
 
 def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train") -> None:
   """Trains to the last step, going on from the newest checkpoint in `run_dir` where there is one.
@@ -66,29 +79,30 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
   )
   mesh = make_mesh(config.mesh)
   _check_batch(config, mesh)
-  write_job(run_dir, {"train": config_lib.to_dict(config), "tokens": card})
-
   optimizer = make_optimizer(config.optimizer, config.steps)
-  with jax.set_mesh(mesh):
+  with (
+      jax.set_mesh(mesh),
+      contextlib.closing(
+          train_iterator(config.data, jax.process_index(), jax.process_count())
+      ) as iterator,
+  ):
     abstract = abstract_state(config.model, optimizer, mesh)
     step_fn = jit_train_step(
         config.model, vocabulary, optimizer, abstract, mesh, config.accumulation
     )
-    iterator = train_iterator(config.data, jax.process_index(), jax.process_count())
-    checkpoints = Checkpoints(run_dir)
-    try:
-      if checkpoints.latest_step() is None:
-        state = _first_state(config, optimizer, abstract, mesh)
-      else:
+    resuming = bool(saved_steps(run_dir))
+    # Whatever does not fit together has come to light before anything is written.
+    params = None
+    if config.init and not resuming:
+      params = _load_init(pathlib.Path(config.init), card, abstract)
+    write_job(run_dir, {"train": config_lib.to_dict(config), "tokens": card})
+    with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
+      if resuming:
         state = checkpoints.restore(abstract, iterator)
-      log = RunLog(run_dir, int(state.step), config.steps, description)
-      try:
+      else:
+        state = _first_state(config, optimizer, abstract, mesh, params)
+      with contextlib.closing(RunLog(run_dir, int(state.step), config.steps, description)) as log:
         _run(config, state, step_fn, iterator, checkpoints, log, mesh)
-      finally:
-        log.close()
-    finally:
-      checkpoints.close()
-      iterator.close()
 
 
 def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
@@ -100,15 +114,26 @@ def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
     )
 
 
-def _first_state(config, optimizer, abstract, mesh) -> TrainState:
-  """Fresh state, born sharded; with the parameters of another run where the config names one."""
+def _load_init(run_dir: pathlib.Path, card: dict[str, Any], abstract: TrainState) -> Params:
+  """The newest parameters of another run, whose ids must mean what the tokens' ids mean."""
+  theirs = read_job(run_dir)["tokens"]
+  for key in ("vocabulary", "image_tokenizer", "text_tokenizer"):
+    if theirs[key] != card[key]:
+      raise UserError(
+          f"init={run_dir} was trained with another {key.replace('_', ' ')} than that of the tokens;"
+          " name another run, or tokens made with the one it was trained with."
+      )
+  return load_params(run_dir, abstract.params)[0]
+
+
+def _first_state(config, optimizer, abstract, mesh, params) -> TrainState:
+  """Fresh state, born sharded; with the given parameters where there are any."""
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   init = jax.jit(
       functools.partial(init_state, config.model, optimizer), out_shardings=shardings
   )
   state = init(jax.random.key(config.seed))
-  if config.init:
-    params, _ = load_params(pathlib.Path(config.init), abstract.params)
+  if params is not None:
     state = dataclasses.replace(state, params=params)
   if jax.process_index() == 0:
     print(f"{count_parameters(state.params):,} parameters on {mesh.size} device(s)")
@@ -118,7 +143,7 @@ def _first_state(config, optimizer, abstract, mesh) -> TrainState:
 def _run(config, state, step_fn, iterator, checkpoints, log, mesh) -> None:
   sharding = named_sharding(mesh, ("batch", None))
   summary = functools.partial(_summary, config)
-  window = MetricsWindow(log, config.log_every, config.steps, summary)
+  window = MetricsWindow(log, config.log_every, summary)
   for step in range(int(state.step) + 1, config.steps + 1):
     local = next(iterator)
     batch = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}

@@ -3,6 +3,7 @@
 import functools
 
 from chexmix_jax import phantom
+from chexmix_jax.data import images
 from chexmix_jax.data.sources import source
 
 
@@ -19,4 +20,5 @@ def studies(num_studies: int, seed: int) -> source.Source:
 
 def _content(seed: int, index: int, size: int) -> source.StudyContent:
   study = phantom.make_study(seed, index, size)
-  return source.StudyContent(study.image, study.report, study.labels)
+  # Windowed as a PNG file is when it is read.
+  return source.StudyContent(images.window(study.image), study.report, study.labels)

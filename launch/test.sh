@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Sets up .venv, then runs the linter, the type checker and the tests; arguments go to pytest.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash launch/setup.sh test
+export JAX_PLATFORMS=cpu XLA_FLAGS=--xla_force_host_platform_device_count=8
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.3}
+.venv/bin/ruff check
+.venv/bin/mypy
+exec .venv/bin/python -m pytest "$@"
