@@ -48,8 +48,8 @@ def from_nih14(names: Iterable[str]) -> np.ndarray:
     if name not in _NIH14:
       known = ", ".join(_NIH14)
       raise UserError(f"{name!r} is not an NIH ChestX-ray14 finding; use one of {known}.")
-    if _NIH14[name]:
-      labels[INDEX[_NIH14[name]]] = POSITIVE
+    if counterpart := _NIH14[name]:
+      labels[INDEX[counterpart]] = POSITIVE
   if any(labels[INDEX[name]] == POSITIVE for name in OPACITIES):
     labels[INDEX["Lung Opacity"]] = POSITIVE
   return labels

@@ -17,14 +17,10 @@ import time
 from chexmix_jax import cli
 from chexmix_jax import config as config_lib
 from chexmix_jax import prepare, tokenize, train_image_tokenizer, train_text_tokenizer
-from chexmix_jax.data.pipeline import DataConfig
-from chexmix_jax.models.transformer import TransformerConfig
-from chexmix_jax.models.vqgan import VQGANConfig
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.quickstart_report import write_quickstart_report
-from chexmix_jax.training.image_tokenizer import ImageTokenizerTrainConfig
+from chexmix_jax.train_image_tokenizer import ImageTokenizerConfig
 from chexmix_jax.training.loop import TrainConfig, train
-from chexmix_jax.training.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +28,7 @@ class QuickstartConfig:
   """Sizes of the main job; `data.tokens` and the seeds inside the parts are filled in here."""
 
   size: int
-  image_tokenizer: VQGANConfig
-  image_training: ImageTokenizerTrainConfig
+  image_tokenizer: ImageTokenizerConfig
   text_vocab_size: int
   stage1: TrainConfig
   stage2: TrainConfig
@@ -53,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
   args, rest = parser.parse_known_args(argv)
   scale = "phantom" if args.data.startswith("phantom") else "real"
   default = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
-  values, rest = cli.load_config(rest, default=f"{default}:{scale}")
+  values, rest = cli.load_config(rest, default=f"{default}:{scale}", schema=QuickstartConfig)
   parser.parse_args(rest)  # Whatever is left is a mistake, and argparse says which.
   warn_if_accelerator_unused()
   config = config_lib.build(QuickstartConfig, values.to_dict())
@@ -92,14 +87,9 @@ def run(
   studies, tokens = output / "studies", output / "tokens"
   image_tokenizer, text_tokenizer = output / "image_tokenizer", output / "text_tokenizer.model"
   steps("radiographs and reports", prepare.run, data, studies, config.size, seed)
-  steps(
-      "image tokenizer",
-      train_image_tokenizer.run,
-      studies,
-      image_tokenizer,
-      config.image_tokenizer,
-      dataclasses.replace(config.image_training, seed=seed),
-  )
+  training = dataclasses.replace(config.image_tokenizer.train, seed=seed)
+  seeded = dataclasses.replace(config.image_tokenizer, train=training)
+  steps("image tokenizer", train_image_tokenizer.run, studies, image_tokenizer, seeded)
   if not text_tokenizer.exists():
     steps(
         "text tokenizer",

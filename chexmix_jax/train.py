@@ -12,10 +12,12 @@ from chexmix_jax.training.loop import TrainConfig, train
 
 def main(argv: list[str] | None = None) -> None:
   """Trains to the config's last step; the same command goes on from the newest checkpoint."""
-  config, argv = cli.load_config(sys.argv[1:] if argv is None else argv)
   parser = argparse.ArgumentParser(prog="python -m chexmix_jax.train", description=__doc__)
   parser.add_argument("--output", type=pathlib.Path, required=True, help="run directory")
-  args = parser.parse_args(argv)
+  args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+  config, rest = cli.load_config(rest, schema=TrainConfig)
+  if rest:
+    parser.error(f"unrecognized arguments: {' '.join(rest)}")
   warn_if_accelerator_unused()
   train(config_lib.build(TrainConfig, config.to_dict()), args.output)
 

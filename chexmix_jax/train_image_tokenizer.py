@@ -37,13 +37,15 @@ def run(
 
 def main(argv: list[str] | None = None) -> None:
   """The same command goes on from the newest checkpoint."""
-  config, argv = cli.load_config(sys.argv[1:] if argv is None else argv)
   parser = argparse.ArgumentParser(
       prog="python -m chexmix_jax.train_image_tokenizer", description=__doc__
   )
   parser.add_argument("--studies", type=pathlib.Path, required=True, help="--output of prepare")
   parser.add_argument("--output", type=pathlib.Path, required=True)
-  args = parser.parse_args(argv)
+  args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+  config, rest = cli.load_config(rest, schema=ImageTokenizerConfig)
+  if rest:
+    parser.error(f"unrecognized arguments: {' '.join(rest)}")
   warn_if_accelerator_unused()
   run(args.studies, args.output, config_lib.build(ImageTokenizerConfig, config.to_dict()))
 

@@ -2,35 +2,46 @@
 
 import ml_collections
 
-
-def _stage(steps: int, learning_rate: float, context: int, batch_size: int, dropout: float, masking):
-  """One stage's TrainConfig; the model is the same in both."""
-  return {
-      "model": {
-          "num_layers": 4, "width": 128, "num_heads": 4, "mlp_dim": 512, "rotary_dim": 12,
-          "dropout": dropout, "scan_layers": False,
-      },
-      "data": {"tokens": "", "context": context, "batch_size": batch_size, "masking": masking},
-      "optimizer": {"learning_rate": learning_rate, "warmup_steps": 50},
-      "steps": steps,
-      "log_every": 20,
-      "checkpoint_every": 200,
-  }  # fmt: skip
+# Stage 2 masks images more often and deeper than reports, and learns from every target.
+_MASKING = {
+    "image": {"prob": 0.7, "low": 0.1, "high": 0.95, "loss_on": "all", "weight": 0.3},
+    "text": {"prob": 0.5, "low": 0.1, "high": 0.5, "loss_on": "all", "weight": 1.0},
+}
+_NO_MASKING = {"image": {"weight": 0.2}, "text": {"weight": 1.0}}
 
 
 def get_config(scale: str = "phantom") -> ml_collections.ConfigDict:
-  """The settings of `python -m chexmix_jax.quickstart`."""
-  plain = {"image": {"weight": 0.3}, "text": {"weight": 1.0}}
-  masked = {
-      "image": {"prob": 0.8, "low": 0.1, "high": 0.95, "loss_on": "all", "weight": 0.3},
-      "text": {"prob": 0.5, "low": 0.1, "high": 0.5, "loss_on": "all", "weight": 1.0},
-  }
+  """The settings of `python -m chexmix_jax.quickstart`; both stages share the model."""
   real = {"phantom": False, "real": True}[scale]
+  context = 448 if real else 208
+
+  def stage(steps, learning_rate, masking):
+    return {
+        "model": {
+            "vocab_size": 0, "num_layers": 4, "width": 128, "num_heads": 4, "mlp_dim": 512,
+            "rotary_dim": 12, "dropout": 0.1 if real else 0.0, "scan_layers": False,
+        },
+        "data": {"tokens": "", "context": context, "batch_size": 8, "masking": masking},
+        "optimizer": {"learning_rate": learning_rate, "warmup_steps": 50},
+        "steps": steps,
+        "log_every": 20,
+        "checkpoint_every": 200,
+    }  # fmt: skip
+
   return ml_collections.ConfigDict({
       "size": 128 if real else 64,
-      "image_tokenizer": {},
-      "image_training": {},
-      "text_vocab_size": 1500 if real else 640,
-      "stage1": _stage(1000, 2e-3, 256, 32, 0.1, plain),
-      "stage2": _stage(600, 1e-3, 256, 32, 0.1, masked),
-  })
+      "image_tokenizer": {
+          "model": {
+              "resolution": 128 if real else 64, "in_channels": 1, "width": 8,
+              "channel_multipliers": (1, 2, 4, 8), "num_res_blocks": 1, "num_groups": 8,
+              "z_channels": 64, "embed_dim": 32, "num_codes": 256 if real else 128,
+          },
+          "train": {
+              "steps": 600 if real else 500, "batch_size": 8, "learning_rate": 3e-3,
+              "codebook_start": 100, "restart_every": 50, "checkpoint_every": 100,
+          },
+      },
+      "text_vocab_size": 1500 if real else 448,
+      "stage1": stage(800 if real else 450, 3e-3, _NO_MASKING),
+      "stage2": stage(600 if real else 350, 2e-3, _MASKING),
+  })  # fmt: skip

@@ -23,7 +23,10 @@ class ImageTokenizer(Protocol):
 
   grid: tuple[int, int]
   num_codes: int
-  fingerprint: str
+
+  @property
+  def fingerprint(self) -> str:
+    """Hex."""
 
   def encode(self, pixels: np.ndarray) -> np.ndarray:
     """int32 (N, h, w) codes of float32 (N, H, W, C) pixels in [-1, 1]."""

@@ -5,6 +5,7 @@ Shape suffixes: M mask ratios, L layers, N studies, F findings, S strengths, D w
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,12 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.embeddings import embed_images
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.evaluation.probe import auroc, fit_probes
-from chexmix_jax.models.transformer import Params, abstract_params, init_params
+from chexmix_jax.models.transformer import (
+    Params,
+    TransformerConfig,
+    abstract_params,
+    init_params,
+)
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.parallel.sharding import param_shardings
 
@@ -43,15 +49,14 @@ class ClassificationConfig:
   batch_size: int = 32
 
   def __post_init__(self):
-    for ratio in self.mask_ratios:
-      if not 0 <= ratio <= 1:
-        raise UserError(f"mask_ratios holds {ratio}; give shares between 0 and 1.")
+    if not self.mask_ratios or min(self.mask_ratios) < 0 or max(self.mask_ratios) > 1:
+      raise UserError(f"mask_ratios={self.mask_ratios} must be shares between 0 and 1.")
     for name in self.findings:
       if name not in labels_lib.INDEX:
         known = ", ".join(labels_lib.CHEXPERT_14)
         raise UserError(f"findings holds {name!r}; use some of {known}.")
-    if min(self.strengths, default=0.0) <= 0:
-      raise UserError(f"strengths={self.strengths} must be one or more positive numbers.")
+    if not self.strengths or min(self.strengths) <= 0:
+      raise UserError(f"strengths={self.strengths} must be positive numbers.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +175,8 @@ class Classification:
 
   @functools.cached_property
   def _random_init(self) -> _Curves:
-    config = self._context.model
-    init = jax.jit(
-        functools.partial(init_params, config),
-        out_shardings=param_shardings(make_mesh(), abstract_params(config)),
-    )
-    return self._curves(init(jax.random.key(self._context.seed)), "random initialisation")
+    params = _init(self._context.model)(jax.random.key(self._context.seed))
+    return self._curves(params, "random initialisation")
 
   def _curves(self, params: Params, description: str) -> _Curves:
     found = [self._at_ratio(params, r, description) for r in self._config.mask_ratios]
@@ -214,3 +215,11 @@ class Classification:
         for number, codes in zip(split.numbers, split.codes, strict=True)
     ]
     return np.where(hidden, vocabulary.mask, vocabulary.codes_to_ids(split.codes))
+
+
+@functools.cache
+def _init(config: TransformerConfig) -> Callable[[jax.Array], Params]:
+  return jax.jit(
+      functools.partial(init_params, config),
+      out_shardings=param_shardings(make_mesh(), abstract_params(config)),
+  )

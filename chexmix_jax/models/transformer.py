@@ -170,7 +170,7 @@ class Ends(nnx.Module):
 
 
 @functools.cache
-def _graphdef(module: type[nnx.Module], config: TransformerConfig):
+def _graphdef(module: type[Block] | type[Ends], config: TransformerConfig):
   return nnx.split(nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0))))[0]
 
 

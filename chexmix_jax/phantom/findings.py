@@ -37,14 +37,14 @@ HEDGEABLE = ("opacity", "consolidation", "pneumonia", "nodule", "atelectasis", "
 
 # Relative frequencies of what comes and goes between the studies of a patient.
 _ACUTE = {
-    "effusion": 0.21, "consolidation": 0.19, "atelectasis": 0.20, "edema": 0.17, "pneumothorax": 0.11,
-    "opacity": 0.08, "pneumonia": 0.09, "nodule": 0.09, "mediastinum": 0.05, "fracture": 0.03,
+    "effusion": 0.22, "consolidation": 0.18, "atelectasis": 0.18, "edema": 0.17, "pneumothorax": 0.17,
+    "nodule": 0.12, "opacity": 0.08, "pneumonia": 0.05, "mediastinum": 0.04, "fracture": 0.02,
 }  # fmt: skip
-_NO_ACUTE = 0.40
-_ACUTE_COUNTS = (0.55, 0.33, 0.12)  # Of one, two and three acute findings, where there are any.
-_CHRONIC = {"cardiomegaly": 0.17, "thickening": 0.04}
-_DEVICE = 0.14
-_HEDGED = 0.13
+_NO_ACUTE = 0.25
+_ACUTE_COUNTS = (0.50, 0.35, 0.15)  # Of one, two and three acute findings, where there are any.
+_CHRONIC = {"cardiomegaly": 0.24, "thickening": 0.03}
+_DEVICE = 0.20
+_HEDGED = 0.10
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,7 +115,7 @@ _CLOSINGS = ("Clinical correlation is advised.", "Follow-up is advised.")
 _CLOSED = 0.5
 
 # A report gets what is absent until it has this many words, if so much is absent.
-_WORDS_LOW, _WORDS_HIGH = 24, 34
+_WORDS_LOW, _WORDS_HIGH = 14, 24
 
 
 def write_report(findings: tuple[Finding, ...], rng: np.random.Generator) -> str:

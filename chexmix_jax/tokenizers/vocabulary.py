@@ -85,7 +85,7 @@ class Vocabulary:
     """Image codes of token ids, same shape; the ids must be image ids."""
     return ids - self.image_offset
 
-  def is_image(self, ids: np.ndarray) -> np.ndarray:
+  def is_image(self, ids: Any) -> Any:
     """Which ids are image codes."""
     return (ids >= self.image_offset) & (ids < self.image_offset + self.num_codes)
 

@@ -1,0 +1,151 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from chexmix_jax import labels as labels_lib
+from chexmix_jax.data import tokens
+from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation import classification
+from chexmix_jax.evaluation.classification import Classification, ClassificationConfig
+
+CONFIG = ClassificationConfig(mask_ratios=(0.0, 0.5, 1.0))
+FOUND = ["Cardiomegaly", "Edema", "Pneumothorax", "Pleural Effusion"]
+
+
+def random_embeddings(config, vocabulary, params, image_ids, *rest):
+  return np.random.default_rng(0).normal(size=(len(image_ids), 1, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def evaluation(context):
+  return Classification(context, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def result(evaluation, params):
+  return evaluation.run(params)
+
+
+def test_figures_are_those_of_the_scores(result, context):
+  values, artefacts = result.values, result.artefacts
+  assert artefacts["findings"].tolist() == FOUND  # In the order of the 14, those with cases.
+  assert (values["num_findings"], values["num_train"], values["num_test"]) == (4, 90, 30)
+  metrics = pytest.importorskip("sklearn.metrics")
+  labels = labels_lib.apply_mixed_policy(tokens.load_tokens(context.tokens, "test").labels)
+  for m, ratio in enumerate(("0.00", "0.50", "1.00")):
+    layer = artefacts["layer"][m]
+    per_finding = []
+    for f, finding in enumerate(FOUND):
+      expected = metrics.roc_auc_score(
+          labels[:, labels_lib.INDEX[finding]], artefacts["scores"][m, :, f]
+      )
+      assert values[f"auroc/mask={ratio}/{finding}"] == pytest.approx(expected, abs=1e-12)
+      per_finding.append(expected)
+    assert values[f"auroc/mask={ratio}"] == pytest.approx(np.mean(per_finding), abs=1e-12)
+    assert values[f"auroc/mask={ratio}"] == values[f"auroc/mask={ratio}/layer={layer}"]
+    for k in range(context.model.num_layers + 1):
+      expected = artefacts["auroc"][m, k].mean()
+      assert values[f"auroc/mask={ratio}/layer={k}"] == pytest.approx(expected, abs=1e-12)
+  assert all(np.isfinite(value) for value in values.values())
+
+
+def test_the_layer_is_chosen_by_validation(result):
+  validation = result.artefacts["validation_auroc"].mean(-1)
+  np.testing.assert_array_equal(result.artefacts["layer"], validation.argmax(1))
+
+
+def test_findings_are_seen_in_whole_pictures_and_not_in_hidden_ones(result):
+  # Squares in the picture move even random features; where all is hidden every study is the same.
+  assert result.values["auroc/mask=0.00"] > 0.75
+  assert result.values["auroc/mask=1.00"] == pytest.approx(0.5, abs=1e-12)
+  assert result.values["random_init/auroc/mask=0.00"] > 0.75
+  assert result.values["random_init/auroc/mask=1.00"] == pytest.approx(0.5, abs=1e-12)
+
+
+def test_a_second_run_gives_the_same_and_does_not_repeat_the_baseline(
+    evaluation, result, params, monkeypatch
+):
+  passes = []
+  embed_images = classification.embed_images
+
+  def counted(*args):
+    passes.append(args)
+    return embed_images(*args)
+
+  monkeypatch.setattr(classification, "embed_images", counted)
+  again = evaluation.run(params)
+  assert again.values == result.values
+  assert len(passes) == len(CONFIG.mask_ratios)
+
+
+def test_what_is_hidden(context, monkeypatch, params):
+  shown = []
+
+  def embed_images(config, vocabulary, params, image_ids, *rest):
+    shown.append(image_ids)
+    return random_embeddings(config, vocabulary, params, image_ids)
+
+  monkeypatch.setattr(classification, "embed_images", embed_images)
+  Classification(context, ClassificationConfig(mask_ratios=(0.25, 0.6))).run(params)
+  vocabulary = context.vocabulary
+  codes = np.concatenate(
+      [tokens.load_tokens(context.tokens, name).codes for name in ("train", "val", "test")]
+  )
+  quarter, more = (ids == vocabulary.mask for ids in shown[:2])
+  assert set(quarter.sum(1)) == {4} and set(more.sum(1)) == {10}  # Of 16; 9.6 is rounded.
+  np.testing.assert_array_equal(shown[0][~quarter], vocabulary.codes_to_ids(codes)[~quarter])
+  # The baseline sees the same.
+  np.testing.assert_array_equal(shown[2], shown[0])
+  # Studies differ; study number i is hidden alike in every split; a larger ratio hides more.
+  assert len({row.tobytes() for row in quarter[:90]}) > 60
+  np.testing.assert_array_equal(quarter[:30], quarter[90:120])
+  np.testing.assert_array_equal(quarter[:30], quarter[120:])
+  assert np.all(more[quarter])
+
+
+def test_findings_with_too_few_cases_are_left_out_and_named(context, params, capsys):
+  labels = tokens.load_tokens(context.tokens, "val").labels[:, labels_lib.INDEX["Edema"]]
+  edema = int((labels != labels_lib.NEGATIVE).sum())  # By the policy, hedged ones count.
+  assert (labels == labels_lib.UNCERTAIN).any()
+  for least, left_out in ((edema, "Fracture"), (edema + 1, "Fracture, Edema")):
+    config = ClassificationConfig(findings=("Fracture", "Edema"), min_cases=least)
+    Classification(context, config)
+    assert f"left out {left_out}, with fewer than {least} " in capsys.readouterr().out
+
+
+def test_without_any_finding_only_the_counts_are_given(context, params):
+  config = dataclasses.replace(CONFIG, findings=("Fracture",))
+  result = Classification(context, config).run(params)
+  assert result.values == {"num_findings": 0, "num_train": 90, "num_test": 30}
+
+
+def test_training_studies_are_limited_by_lot(context, monkeypatch, params):
+  fitted = []
+  fit_probes = classification.fit_probes
+
+  def spy(features, targets, strengths):
+    fitted.append(targets)
+    return fit_probes(features, targets, strengths)
+
+  monkeypatch.setattr(classification, "fit_probes", spy)
+  monkeypatch.setattr(classification, "embed_images", random_embeddings)
+  config = ClassificationConfig(mask_ratios=(0.0,), max_train=50)
+  for seed in (0, 1):
+    result = Classification(dataclasses.replace(context, seed=seed), config).run(params)
+    assert result.values["num_train"] == 50
+  assert {len(targets) for targets in fitted} == {50}
+  assert np.any(fitted[0] != fitted[2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mask_ratios": (0.5, 1.5)}, "mask_ratios="),
+        ({"findings": ("Oedema",)}, "'Oedema'"),
+        ({"strengths": (1.0, 0.0)}, "strengths="),
+    ],
+)
+def test_bad_settings(settings, message):
+  with pytest.raises(UserError, match=message):
+    ClassificationConfig(**settings)
