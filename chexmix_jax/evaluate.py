@@ -73,7 +73,7 @@ def run(
     )
     if context != previous:
       built: dict[str, Evaluation] = {}
-    stamps = {name: _stamp(name, model, card, context) for name in names}
+    stamps = {name: _stamp(name, checkpoint, model, card, context) for name in names}
     pending = [name for name in names if not _is_finished(output, name, stamps[name])]
     for name in pending:
       if name not in built:
@@ -88,16 +88,22 @@ def run(
       print(f"{name} of step {model.step}, {seconds:.0f} s\n{format_table(values)}", flush=True)
 
 
-def _stamp(name: str, model: LoadedModel, card: dict[str, Any], context: Context) -> dict[str, Any]:
-  """What a result was made from; `inputs` is a sha256 over everything but step and seed."""
+def _stamp(
+    name: str,
+    checkpoint: pathlib.Path,
+    model: LoadedModel,
+    card: dict[str, Any],
+    context: Context,
+) -> dict[str, Any]:
+  """What a result was made from; `inputs` is a sha256 over run, tokens and configuration."""
   config = config_lib.to_dict(EVALUATIONS[name][1])
-  inputs = json.dumps([model.job, card["request"], config], sort_keys=True)
+  inputs = [str(checkpoint.resolve()), model.job, card["request"], config]
   return {
       "evaluation": name,
       "checkpoint_step": model.step,
       "seed": context.seed,
       "split": context.split,
-      "inputs": hashlib.sha256(inputs.encode()).hexdigest(),
+      "inputs": hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest(),
   }
 
 
@@ -187,17 +193,21 @@ def main(argv: list[str] | None = None) -> None:
       description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  path = {"type": pathlib.Path, "required": True}
   parser.add_argument(
-      "--checkpoint", action="append", **path,
+      "--checkpoint", type=pathlib.Path, action="append", required=True,
       help="run directory; may be given several times, each with an --output of its own",
   )  # fmt: skip
   parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
-  parser.add_argument("--studies", **path, help="--output of prepare")
-  parser.add_argument("--tokens", **path, help="--output of tokenize")
-  parser.add_argument("--image_tokenizer", **path, help="its folder")
-  parser.add_argument("--text_tokenizer", **path, help="its model file")
-  parser.add_argument("--output", action="append", **path, help="folder of the results")
+  for name, text in (
+      ("studies", "--output of prepare"),
+      ("tokens", "--output of tokenize"),
+      ("image_tokenizer", "its folder"),
+      ("text_tokenizer", "its model file"),
+  ):
+    parser.add_argument(f"--{name}", type=pathlib.Path, required=True, help=text)
+  parser.add_argument(
+      "--output", type=pathlib.Path, action="append", required=True, help="folder of the results"
+  )
   parser.add_argument("--seed", type=int, default=0, help="of masks, pools and random baselines")
   parser.add_argument("--evaluations", default=",".join(EVALUATIONS), help="default: %(default)s")
   args = parser.parse_args(argv)

@@ -102,8 +102,7 @@ def run(
   steps("stage 1", train, _stage(config.stage1, tokens, seed), output / "stage1", "stage 1")
   stage2 = dataclasses.replace(_stage(config.stage2, tokens, seed), init=str(output / "stage1"))
   steps("stage 2", train, stage2, output / "stage2", "stage 2")
-  for stage in ("stage1", "stage2"):
-    steps(f"evaluation of {stage}", _evaluate, output, stage, seed)
+  steps("evaluations", _evaluate, output, seed)
   write_quickstart_report(output, data, seed, config, steps.seconds)
 
 
@@ -112,12 +111,14 @@ def _stage(stage: TrainConfig, tokens: pathlib.Path, seed: int) -> TrainConfig:
   return dataclasses.replace(stage, data=data, seed=seed)
 
 
-def _evaluate(output: pathlib.Path, stage: str, seed: int) -> None:
-  """Evaluates a stage's checkpoint in a process of its own."""
-  command = [sys.executable, "-m", "chexmix_jax.evaluate", f"--checkpoint={output / stage}"]
+def _evaluate(output: pathlib.Path, seed: int) -> None:
+  """Evaluates the checkpoints of both stages in a process of its own."""
+  command = [sys.executable, "-m", "chexmix_jax.evaluate", f"--seed={seed}"]
+  for stage in ("stage1", "stage2"):
+    command += [f"--checkpoint={output / stage}", f"--output={output / 'evaluation' / stage}"]
   command += [f"--{name}={output / name}" for name in ("studies", "tokens", "image_tokenizer")]
-  command += [f"--text_tokenizer={output / 'text_tokenizer.model'}", f"--seed={seed}"]
-  subprocess.run([*command, f"--output={output / 'evaluation' / stage}"], check=True)
+  command += [f"--text_tokenizer={output / 'text_tokenizer.model'}"]
+  subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def params_from_torch(
         "conv_in": module(f"{name}.conv_in"),
         "middle": middle,
         "levels": {
-            str(i): level(f"{name}.{levels}.{i}", blocks, config.resolution >> i)
+            str(i): level(f"{name}.{levels}.{i}", blocks, config.sides[i])
             for i in range(count)
         },
         "norm_out": module(f"{name}.norm_out"),

@@ -49,8 +49,8 @@ def log_likelihoods(
   function = jax.tree_util.Partial(_score_reports(config), params, groups)
   scores = map_rows(function, image_prompts(vocabulary, image_ids), images_a_pass, description)
   result = np.empty((len(image_ids), len(texts)), np.float32)
-  for rows, scores_ICR in zip(rows_by_width.values(), scores, strict=True):
-    result[:, np.concatenate(rows)] = scores_ICR.reshape(len(result), -1)
+  for columns, scores_ICR in zip(rows_by_width.values(), scores, strict=True):
+    result[:, np.concatenate(columns)] = scores_ICR.reshape(len(result), -1)
   return result
 
 

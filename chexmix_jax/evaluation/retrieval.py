@@ -32,8 +32,8 @@ class RetrievalConfig:
     reports_a_pass: reports of about one length that share a pass.
   """
 
-  pool_size: int = 64
-  validation_pool_size: int = 32
+  pool_size: int = 50
+  validation_pool_size: int = 25
   ranks: tuple[int, ...] = (1, 5, 10)
   alphas: tuple[float, ...] = (0.5, 1.0)
   batch_size: int = 32
@@ -129,8 +129,10 @@ class Retrieval:
     """`size` studies by lot: one of each patient, then more of them where patients are too few."""
     table = tokens.load_tokens(self._context.tokens, split)
     lot = np.random.default_rng(self._context.seed).permutation(len(table.codes))
-    first, later, seen = [], [], set()
-    for i in lot:
+    first: list[int] = []
+    later: list[int] = []
+    seen: set[str] = set()
+    for i in lot.tolist():
       (later if table.patient_ids[i] in seen else first).append(i)
       seen.add(table.patient_ids[i])
     chosen = (first + later)[:size]

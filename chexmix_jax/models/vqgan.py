@@ -25,6 +25,8 @@ class VQGANConfig:
 
   Attributes:
     resolution: side of the picture in pixels.
+    patch: side of the squares of pixels that the first level sees as channels of one place; 1 in
+      the published model, 2 is some three times cheaper.
     width: channels of the first level.
     channel_multipliers: of `width`, a level each; every level but the last halves the picture.
     num_res_blocks: residual blocks a level; the decoder has one more.
@@ -36,6 +38,7 @@ class VQGANConfig:
 
   resolution: int = 512
   in_channels: int = 3
+  patch: int = 1
   width: int = 128
   channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
   num_res_blocks: int = 2
@@ -63,7 +66,14 @@ class VQGANConfig:
   @property
   def downsampling(self) -> int:
     """Pixels a side of one code."""
-    return 2 ** (len(self.channel_multipliers) - 1)
+    return self.patch * 2 ** (len(self.channel_multipliers) - 1)
+
+  @property
+  def sides(self) -> tuple[int, ...]:
+    """Places along a side of each level."""
+    return tuple(
+        self.resolution // self.patch >> i for i in range(len(self.channel_multipliers))
+    )
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -153,11 +163,12 @@ class Encoder(nnx.Module):
 
   def __init__(self, config, *, rngs):
     widths = [config.width * m for m in config.channel_multipliers]
-    self.conv_in = _conv(config, rngs, config.in_channels, config.width)
+    self.patch = config.patch
+    self.conv_in = _conv(config, rngs, config.in_channels * config.patch**2, config.width)
     inputs = [config.width, *widths[:-1]]
     self.levels = nnx.List(
-        Level(config, cin, cout, config.num_res_blocks, config.resolution >> i, rngs=rngs)
-        for i, (cin, cout) in enumerate(zip(inputs, widths, strict=True))
+        Level(config, cin, cout, config.num_res_blocks, side, rngs=rngs)
+        for cin, cout, side in zip(inputs, widths, config.sides, strict=True)
     )
     # The picture is padded by one at the right and bottom, then halved without further padding.
     self.downs = nnx.List(
@@ -168,7 +179,7 @@ class Encoder(nnx.Module):
     self.conv_out = _conv(config, rngs, widths[-1], config.z_channels)
 
   def __call__(self, x):
-    x = self.conv_in(x)
+    x = self.conv_in(_fold(x, self.patch))
     for i, level in enumerate(self.levels):
       x = level(x)
       if i < len(self.downs):
@@ -185,12 +196,13 @@ class Decoder(nnx.Module):
     self.middle = Middle(config, widths[-1], rngs=rngs)
     inputs = [*widths[1:], widths[-1]]
     self.levels = nnx.List(
-        Level(config, cin, cout, config.num_res_blocks + 1, config.resolution >> i, rngs=rngs)
-        for i, (cin, cout) in enumerate(zip(inputs, widths, strict=True))
+        Level(config, cin, cout, config.num_res_blocks + 1, side, rngs=rngs)
+        for cin, cout, side in zip(inputs, widths, config.sides, strict=True)
     )
     self.ups = nnx.List(_conv(config, rngs, c, c) for c in widths[1:])  # ups[i] leads to level i.
     self.norm_out = _norm(config, rngs, config.width * config.channel_multipliers[0])
-    self.conv_out = _conv(config, rngs, widths[0], config.in_channels)
+    self.patch = config.patch
+    self.conv_out = _conv(config, rngs, widths[0], config.in_channels * config.patch**2)
 
   def __call__(self, x):
     x = self.middle(self.conv_in(x))
@@ -198,7 +210,21 @@ class Decoder(nnx.Module):
       x = self.levels[i](x)
       if i > 0:
         x = self.ups[i - 1](jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
-    return self.conv_out(jax.nn.swish(self.norm_out(x)))
+    return _unfold(self.conv_out(jax.nn.swish(self.norm_out(x))), self.patch)
+
+
+def _fold(x_NHWC, patch):
+  """Squares of pixels as channels: (N, H/p, W/p, C·p²)."""
+  n, h, w, c = x_NHWC.shape
+  x = x_NHWC.reshape(n, h // patch, patch, w // patch, patch, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // patch, w // patch, c * patch**2)
+
+
+def _unfold(x_NHWC, patch):
+  """The inverse of _fold."""
+  n, h, w, c = x_NHWC.shape
+  x = x_NHWC.reshape(n, h, w, patch, patch, c // patch**2)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * patch, w * patch, c // patch**2)
 
 
 class VQGAN(nnx.Module):
@@ -264,7 +290,7 @@ def init_params(config: VQGANConfig, key: jax.Array) -> Params:
     elif name == "codebook":
       params.append(jax.random.uniform(codebook_key, leaf.shape, minval=-bound, maxval=bound))
     else:
-      params.append(jnp.full(leaf.shape, 1.0 if name == "scale" else 0.0))
+      params.append(jnp.full(leaf.shape, float(name == "scale"), leaf.dtype))
   return jax.tree.unflatten(tree, params)
 
 

@@ -11,8 +11,8 @@ from chexmix_jax.phantom.findings import Finding, draw_acute, draw_chronic
 from chexmix_jax.phantom.render import render
 
 STUDIES_A_PATIENT = 2
-# Of ten patients in a row, seven train, one validates and two test.
-_SPLITS = ("train", "test", "train", "train", "val", "train", "train", "test", "train", "train")
+# Of ten patients in a row, eight train, one validates and one tests.
+_SPLITS = ("train", "test", "train", "train", "train", "train", "val", "train", "train", "train")
 
 
 @dataclasses.dataclass(frozen=True)

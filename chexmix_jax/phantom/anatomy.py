@@ -64,7 +64,7 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
       gamma=rng.uniform(0.75, 1.35),
       gain=rng.uniform(0.72, 1.08),
       offset=rng.uniform(-0.02, 0.14),
-      noise=rng.uniform(0.006, 0.018),
+      noise=rng.uniform(0.004, 0.012),
       marker=marker,
       marker_at=(x, rng.uniform(0.06, 0.12)),
   )

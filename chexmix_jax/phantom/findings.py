@@ -42,7 +42,7 @@ _ACUTE = {
 }  # fmt: skip
 _NO_ACUTE = 0.25
 _ACUTE_COUNTS = (0.50, 0.35, 0.15)  # Of one, two and three acute findings, where there are any.
-_CHRONIC = {"cardiomegaly": 0.24, "thickening": 0.03}
+_CHRONIC = {"cardiomegaly": 0.24, "thickening": 0.02}
 _DEVICE = 0.20
 _HEDGED = 0.10
 

@@ -213,7 +213,7 @@ def _pneumonia(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> N
 
 def _nodule(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> None:
   x, y = _place(canvas, finding, rng)
-  radius = rng.uniform(0.038, 0.055)
+  radius = rng.uniform(0.045, 0.065)
   disc = canvas.blob(x, y, radius, radius, 0.004) * canvas.lungs[finding.side]
   canvas.cover((0.5 if finding.hedged else 1.0) * disc, 0.78)
 

@@ -86,7 +86,11 @@ class ImageTokenizer:
           f"{folder} is not an image tokenizer (no config.json); name the --output of"
           " train_image_tokenizer."
       )
-    config = config_lib.build(VQGANConfig, json.loads(path.read_text()), str(path))
+    try:
+      values = json.loads(path.read_text())
+    except ValueError as error:
+      raise UserError(f"{path} is damaged; train the tokenizer again.") from error
+    config = config_lib.build(VQGANConfig, values, str(path))
     with ocp.StandardCheckpointer() as checkpointer:
       try:
         params = checkpointer.restore(folder / "params", abstract_params(config))

@@ -44,7 +44,10 @@ def read_job(run_dir: pathlib.Path) -> dict[str, Any]:
   path = run_dir / "job.json"
   if not path.exists():
     raise UserError(f"{run_dir} is not a run directory (no job.json); name the --output of train.")
-  return json.loads(path.read_text())
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise UserError(f"{path} is damaged; delete {run_dir} and train again.") from error
 
 
 def saved_steps(run_dir: pathlib.Path) -> list[int]:

@@ -120,8 +120,8 @@ def _load_init(run_dir: pathlib.Path, card: dict[str, Any], abstract: TrainState
   for key in ("vocabulary", "image_tokenizer", "text_tokenizer"):
     if theirs[key] != card[key]:
       raise UserError(
-          f"init={run_dir} was trained with another {key.replace('_', ' ')} than that of the tokens;"
-          " name another run, or tokens made with the one it was trained with."
+          f"init={run_dir} was trained with another {key.replace('_', ' ')} than the tokens' own;"
+          " name another run, or tokens made with the one that it was trained with."
       )
   return load_params(run_dir, abstract.params)[0]
 

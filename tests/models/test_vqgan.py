@@ -118,6 +118,23 @@ def test_published_shape_has_68_7_million_parameters():
   assert VQGANConfig().grid == (32, 32)
 
 
+def test_fresh_parameters_are_of_the_declared_shapes_and_scales(small_params):
+  # Were a type weak, the training step would be compiled anew for what it makes of it.
+  assert not any(leaf.weak_type for leaf in jax.tree.leaves(small_params))
+  leaves = jax.tree_util.tree_flatten_with_path(abstract_params(SMALL))
+  assert jax.tree.structure(small_params) == leaves[1]
+  for (path, shape), leaf in zip(leaves[0], jax.tree.leaves(small_params), strict=True):
+    assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype), path
+    name = path[-1].key
+    if name == "kernel":
+      fan_in = np.prod(leaf.shape[:-1])
+      assert np.std(leaf) * fan_in**0.5 == pytest.approx(1, abs=4 / leaf.size**0.5), path
+    elif name == "codebook":
+      assert 0.9 / 32 < np.abs(leaf).max() <= 1 / 32
+    else:
+      assert set(np.unique(leaf)) == {1.0 if name == "scale" else 0.0}, path
+
+
 def test_every_code_decodes_to_its_own_cell_and_quantises_to_itself(small_params):
   network = bind(SMALL, small_params)
   ids = np.arange(32, dtype=np.int32).reshape(1, 4, 8)

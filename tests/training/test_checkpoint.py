@@ -31,9 +31,9 @@ def make_iterator():
   return iter(grain.MapDataset.range(100).to_iter_dataset())
 
 
-def save(run_dir, mesh_config=MeshConfig(), taken=3):
+def save(run_dir, *mesh, taken=3):
   """Saves a state whose every leaf is random; returns it."""
-  mesh = make_mesh(mesh_config)
+  mesh = make_mesh(MeshConfig(*mesh))
   abstract = abstract_state(MODEL, OPTIMIZER, mesh)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   init = functools.partial(init_state, MODEL, OPTIMIZER)
@@ -51,11 +51,11 @@ def save(run_dir, mesh_config=MeshConfig(), taken=3):
   return state
 
 
-def restore(run_dir, mesh_config=MeshConfig()):
+def restore(run_dir, *mesh):
   iterator = make_iterator()
   checkpoints = Checkpoints(run_dir)
   try:
-    abstract = abstract_state(MODEL, OPTIMIZER, make_mesh(mesh_config))
+    abstract = abstract_state(MODEL, OPTIMIZER, make_mesh(MeshConfig(*mesh)))
     return checkpoints.restore(abstract, iterator), abstract, iterator
   finally:
     checkpoints.close()
@@ -82,8 +82,8 @@ def test_state_and_data_position_come_back(tmp_path):
 def test_a_checkpoint_comes_back_on_another_mesh(tmp_path, saved, wanted):
   if jax.device_count() < 8:
     pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
-  state = save(tmp_path, MeshConfig(*saved))
-  restored, abstract, _ = restore(tmp_path, MeshConfig(*wanted))
+  state = save(tmp_path, *saved)
+  restored, abstract, _ = restore(tmp_path, *wanted)
   assert_same(restored, state)
   for leaf, shape in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
     assert leaf.sharding == shape.sharding
@@ -140,4 +140,7 @@ def test_the_job_is_written_once_and_names_what_differs(tmp_path):
 
 def test_a_folder_without_a_job_is_no_run(tmp_path):
   with pytest.raises(UserError, match="not a run directory"):
+    read_job(tmp_path)
+  (tmp_path / "job.json").write_text('{"train":')
+  with pytest.raises(UserError, match=r"job\.json is damaged"):
     read_job(tmp_path)

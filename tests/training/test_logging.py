@@ -62,7 +62,7 @@ def test_a_number_that_is_not_finite_names_its_step(tmp_path, open_log, name, va
   window = MetricsWindow(open_log(), 1, summarise)
   window.add(1, metrics(1))
   window.add(2, metrics(2, **{name: np.float32(value)}))
-  with pytest.raises(UserError, match="not finite at step 2 .*lower learning_rate"):
+  with pytest.raises(UserError, match=r"not finite at step 2 .*lower learning_rate"):
     window.drain()
   assert [line["step"] for line in read_lines(tmp_path)] == [1]
 

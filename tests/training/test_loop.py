@@ -49,7 +49,13 @@ def config(tokens_dir):
 def whole_run(config, tmp_path_factory):
   """The run directory of the config, never interrupted."""
   run_dir = tmp_path_factory.mktemp("whole") / "run"
-  train(config, run_dir)
+  jit_train_step, step_fns = loop.jit_train_step, []
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+        loop, "jit_train_step", lambda *args: step_fns.append(jit_train_step(*args)) or step_fns[0]
+    )
+    train(config, run_dir)
+  assert step_fns[0]._cache_size() == 1  # Compiled once.
   return run_dir
 
 

@@ -1,0 +1,357 @@
+"""Inpainting: hidden cells of a picture's code grid, filled by the model, drawn by the tokenizer.
+
+Shape suffixes: N pictures, H height, W width, T codes of a picture in raster order.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from chexmix_jax.data import studies, tokens
+from chexmix_jax.data.masking import mask_codes
+from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation.evaluator import Context, Result, map_rows
+from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
+from chexmix_jax.tokenizers.vocabulary import Vocabulary
+
+_WAYS = ("one_pass", "sequential")
+_NUM_EXAMPLES = 8
+_GREY = 128  # Of a hidden cell in the examples.
+_MIN_ERROR = 1e-10  # A mean squared error below it counts as this: at most 100 dB.
+
+
+@dataclasses.dataclass(frozen=True)
+class InpaintingConfig:
+  """The masks, and the work.
+
+  Attributes:
+    random_ratios: shares of the cells that are hidden, drawn by lot.
+    top_ratios: shares of the rows that are hidden, from the top on.
+    bottom_ratios: the same from the bottom on.
+    num_studies: of the split, from its first on.
+    num_validation: of the validation split, for the choice of a way to fill.
+    num_mean: of the training split, for the mean picture.
+    batch_size: pictures of a pass.
+  """
+
+  random_ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
+  top_ratios: tuple[float, ...] = (0.5,)
+  bottom_ratios: tuple[float, ...] = (0.5,)
+  num_studies: int = 64
+  num_validation: int = 64
+  num_mean: int = 1000
+  batch_size: int = 64
+
+  def __post_init__(self):
+    for ratio in (*self.random_ratios, *self.top_ratios, *self.bottom_ratios):
+      if not 0 < ratio < 1:
+        raise UserError(f"{ratio} of the inpainting's ratios must lie between 0 and 1.")
+    for name in ("num_studies", "num_validation", "num_mean", "batch_size"):
+      if getattr(self, name) < 1:
+        raise UserError(f"{name}={getattr(self, name)} of the inpainting must be positive.")
+
+  @property
+  def masks(self) -> tuple[tuple[str, float], ...]:
+    """Shape and ratio of each mask."""
+    by_shape = {
+        "random": self.random_ratios, "top": self.top_ratios, "bottom": self.bottom_ratios
+    }  # fmt: skip
+    return tuple((shape, ratio) for shape, ratios in by_shape.items() for ratio in ratios)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pictures:
+  """The first N studies of one split: pictures, float32 in [0, 1], and their codes."""
+
+  study_ids: list[str]
+  original_NHW: np.ndarray
+  codes_NT: np.ndarray
+
+
+class Inpainting:
+  """Most likely codes in place of hidden ones, against the original picture.
+
+  The model reads `boi · codes`; its output at a code's place before predicts the code. Causal
+  attention hides what lies after a cell, so masks at the top and at the bottom stand apart. Two
+  ways to fill:
+
+    one_pass     hidden codes are the mask token, and all are predicted at once (as in stage 2)
+    sequential   in raster order, and what was filled in is read as if it were seen (as in stage 1)
+
+  Values at a mask M such as `random/mask=0.50`, each a mean over pictures:
+
+    masked_psnr/M, masked_l1/M   over the pixels of the hidden cells
+    psnr/M, l1/M, ssim/M         over the whole picture
+    token_accuracy/M             share of the hidden codes that are met
+    nll/M                        nats of a hidden code, of the model's distribution over codes
+
+  of the way with the better masked PSNR in the validation split, where each picture has one of the
+  masks in turn, and with `/one_pass` and `/sequential` at the end those of both. PSNR is in dB, of
+  each picture by itself (at most 100); pixels are in [0, 1] and not rounded. The whole picture is
+  drawn from codes, the visible cells too. Baselines of the first five, with the same visible cells:
+
+    mean_fill/…           hidden pixels have the mean of the original's visible ones
+    mean_image/…          hidden pixels are those of the mean training picture
+    tokenizer_ceiling/…   the tokenizer draws the true codes
+
+  Masks depend on seed, number of the study, shape and ratio alone. Raises UserError where a split
+  is missing or a ratio hides none or all of the grid.
+  """
+
+  def __init__(self, context: Context, config: InpaintingConfig = InpaintingConfig()):
+    self._context = context
+    self._config = config
+    self._test = self._load(context.split, config.num_studies)
+    self._validation = self._load("val", config.num_validation)
+    self._ceiling_NHW = self._draw(self._test.codes_NT)
+    self._baselines = self._score_baselines()
+
+  def run(self, params: Params) -> Result:
+    """Scores one checkpoint."""
+    chosen = self._choose(params)
+    take = slice(_NUM_EXAMPLES)
+    values: dict[str, float] = {"num_studies": len(self._test.study_ids)}
+    artefacts = {"way": np.array(chosen), "study_ids": np.array(self._test.study_ids[take])}
+    for shape, ratio in self._config.masks:
+      mask = f"{shape}/mask={ratio:.2f}"
+      hidden_NT = self._hidden(shape, ratio)
+      for way in _WAYS:
+        scores, drawn_NHW = self._score(params, self._test, hidden_NT, way)
+        values |= {f"{name}/{mask}/{way}": value for name, value in scores.items()}
+        if way == chosen:
+          values |= {f"{name}/{mask}": value for name, value in scores.items()}
+          artefacts[f"examples/{mask}"] = self._examples(hidden_NT, drawn_NHW, take)
+    return Result({**values, **self._baselines}, artefacts)
+
+  def _load(self, split: str, number: int) -> _Pictures:
+    context = self._context
+    table = tokens.load_tokens(context.tokens, split)
+    codes_NT = table.codes[:number]
+    return _Pictures(
+        study_ids=table.study_ids[:number],
+        original_NHW=_originals(context, split, len(codes_NT)),
+        codes_NT=codes_NT,
+    )
+
+  def _draw(self, codes_NT: np.ndarray) -> np.ndarray:
+    """Pixels in [0, 1], float32 (N, H, W), that the tokenizer draws; colour is averaged."""
+    tokenizer = self._context.image_tokenizer
+    pixels_NHWC = tokenizer.decode(codes_NT.reshape(-1, *tokenizer.grid))
+    return (pixels_NHWC.mean(-1) + 1) / 2
+
+  def _hidden(self, shape: str, ratio: float) -> np.ndarray:
+    """Which codes of the test pictures are hidden, bool (N, T)."""
+    grid, seed = self._context.image_tokenizer.grid, self._context.seed
+    numbers = range(len(self._test.codes_NT))
+    return np.stack([draw_mask(shape, ratio, grid, seed, number) for number in numbers])
+
+  def _pixels(self, hidden_NT: np.ndarray) -> np.ndarray:
+    """Which pixels are hidden, bool (N, H, W)."""
+    height, width = self._context.image_tokenizer.grid
+    cell = self._test.original_NHW.shape[1] // height
+    return hidden_NT.reshape(-1, height, width).repeat(cell, 1).repeat(cell, 2)
+
+  def _choose(self, params: Params) -> str:
+    """The way with the better masked PSNR in the validation split."""
+    grid, masks = self._context.image_tokenizer.grid, self._config.masks
+    hidden_NT = np.stack([
+        draw_mask(*masks[number % len(masks)], grid, self._context.seed, number)
+        for number in range(len(self._validation.codes_NT))
+    ])
+    psnr = {
+        way: self._score(params, self._validation, hidden_NT, way)[0]["masked_psnr"]
+        for way in _WAYS
+    }
+    return max(_WAYS, key=lambda way: psnr[way])
+
+  def _score(
+      self, params: Params, pictures: _Pictures, hidden_NT: np.ndarray, way: str
+  ) -> tuple[dict[str, float], np.ndarray]:
+    """Scores of one way, and what it drew, (N, H, W)."""
+    context = self._context
+    rows = {"codes": pictures.codes_NT, "hidden": hidden_NT}
+    function = jax.tree_util.Partial(_FILLS[way](context.model, context.vocabulary), params)
+    filled = map_rows(function, rows, self._config.batch_size, f"inpainting, {way}")
+    drawn_NHW = self._draw(filled["codes"])
+    scores = self._compare(pictures.original_NHW, drawn_NHW, hidden_NT)
+    scores["token_accuracy"] = float(
+        np.mean((filled["codes"] == pictures.codes_NT)[hidden_NT])
+    )
+    scores["nll"] = -float(np.mean(filled["log_prob"][hidden_NT]))
+    return scores, drawn_NHW
+
+  def _compare(
+      self, original_NHW: np.ndarray, drawn_NHW: np.ndarray, hidden_NT: np.ndarray
+  ) -> dict[str, float]:
+    rows = {"original": original_NHW, "drawn": drawn_NHW, "hidden": self._pixels(hidden_NT)}
+    scores = map_rows(picture_scores, rows, self._config.batch_size, "inpainting, scores")
+    return {name: float(np.mean(values)) for name, values in scores.items()}
+
+  def _score_baselines(self) -> dict[str, float]:
+    original_NHW, ceiling_NHW = self._test.original_NHW, self._ceiling_NHW
+    mean_HW = _originals(self._context, "train", self._config.num_mean).mean(0)
+    values = {}
+    for shape, ratio in self._config.masks:
+      hidden_NT = self._hidden(shape, ratio)
+      hidden_NHW = self._pixels(hidden_NT)
+      mean_N11 = np.mean(original_NHW, axis=(1, 2), where=~hidden_NHW, keepdims=True)
+      drawn = {
+          "mean_fill": np.where(hidden_NHW, mean_N11, ceiling_NHW),
+          "mean_image": np.where(hidden_NHW, mean_HW, ceiling_NHW),
+          "tokenizer_ceiling": ceiling_NHW,
+      }
+      for name, drawn_NHW in drawn.items():
+        scores = self._compare(original_NHW, drawn_NHW, hidden_NT)
+        values |= {
+            f"{name}/{key}/{shape}/mask={ratio:.2f}": value for key, value in scores.items()
+        }
+    return values
+
+  def _examples(self, hidden_NT: np.ndarray, drawn_NHW: np.ndarray, take: slice) -> np.ndarray:
+    """uint8 (N, 4, H, W): original, hidden cells in grey, filled, tokenizer's ceiling."""
+    original_NHW = self._test.original_NHW[take]
+    masked_NHW = np.where(self._pixels(hidden_NT[take]), _GREY / 255, original_NHW)
+    pixels = [original_NHW, masked_NHW, drawn_NHW[take], self._ceiling_NHW[take]]
+    return np.rint(np.stack(pixels, axis=1) * 255).astype(np.uint8)
+
+
+def _originals(context: Context, split: str, number: int) -> np.ndarray:
+  """The first pictures of a split, float32 (N, H, W) in [0, 1]."""
+  source = studies.open_studies(context.studies, split)
+  rows = (source[i] for i in range(min(number, len(source))))
+  return np.stack([studies.decode_image(row["image"]) for row in rows]).astype(np.float32) / 255
+
+
+def draw_mask(
+    shape: str, ratio: float, grid: tuple[int, int], seed: int, number: int
+) -> np.ndarray:
+  """Which cells of study `number` are hidden, bool (h·w,) in raster order.
+
+  `random` hides round(ratio · h · w) cells, `top` and `bottom` round(ratio · h) rows. Raises
+  UserError where that is none or all.
+  """
+  height, width = grid
+  if shape == "random":
+    rng = np.random.default_rng([seed, number, round(ratio * 1000)])
+    hidden = mask_codes(rng, np.arange(height * width), ratio)
+  else:
+    row = np.arange(height) if shape == "top" else np.arange(height)[::-1]
+    hidden = np.repeat(row < int(ratio * height + 0.5), width)
+  if not 0 < hidden.sum() < hidden.size:
+    raise UserError(
+        f"A {shape} mask of {ratio} hides none or all of {height} x {width} codes; take another"
+        " ratio."
+    )
+  return hidden
+
+
+@functools.cache
+def _one_pass(config: TransformerConfig, vocabulary: Vocabulary) -> Callable[[Params, Any], Any]:
+  """codes (N, T), the hidden ones filled in, and log_prob of the true codes (N, T)."""
+
+  def function(params, rows):
+    ids_NT = jnp.where(
+        rows["hidden"], vocabulary.mask, vocabulary.codes_to_ids(rows["codes"])
+    )
+    inputs_NT = jnp.pad(ids_NT[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.boi)
+    logits_NTV = Transformer(config, params)(inputs_NT)
+    return _fill(vocabulary, logits_NTV, rows["codes"], rows["hidden"])
+
+  return function
+
+
+@functools.cache
+def _sequential(config: TransformerConfig, vocabulary: Vocabulary) -> Callable[[Params, Any], Any]:
+  """The same, each code given those before it as they were filled in."""
+
+  def function(params, rows):
+    model = Transformer(config, params)
+    count, length = rows["codes"].shape
+
+    def extend(state, cell):
+      last_N, cache = state
+      position, codes_N, hidden_N = cell
+      positions_N1 = jnp.full((count, 1), position)
+      logits_N1V, cache = model.decode(last_N[:, None], positions_N1, cache)
+      filled = _fill(vocabulary, logits_N1V[:, 0], codes_N, hidden_N)
+      return (vocabulary.codes_to_ids(filled["codes"]), cache), filled
+
+    start = (jnp.full(count, vocabulary.boi, jnp.int32), model.init_cache(count, length))
+    cells = (jnp.arange(length), rows["codes"].T, rows["hidden"].T)
+    _, filled = jax.lax.scan(extend, start, cells)
+    return jax.tree.map(jnp.transpose, filled)
+
+  return function
+
+
+_FILLS = {"one_pass": _one_pass, "sequential": _sequential}
+
+
+def _fill(vocabulary: Vocabulary, logits: jax.Array, codes: jax.Array, hidden: jax.Array) -> Any:
+  """From logits (..., V) and true codes (...) to codes and log_prob (...)."""
+  first = vocabulary.image_offset
+  log_probs = jax.nn.log_softmax(logits[..., first : first + vocabulary.num_codes], axis=-1)
+  best = jnp.argmax(log_probs, axis=-1).astype(codes.dtype)
+  return {
+      "codes": jnp.where(hidden, best, codes),
+      "log_prob": jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0],
+  }
+
+
+def picture_scores(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  """masked_psnr, masked_l1, psnr, l1 and ssim, (N,) each.
+
+  `rows` has `original` and `drawn`, (N, H, W) in [0, 1], and `hidden`, bool (N, H, W).
+  """
+  error_NHW = rows["drawn"] - rows["original"]
+
+  def mean(x_NHW, where=None):
+    return jnp.mean(x_NHW, axis=(1, 2), where=where)
+
+  def psnr(where=None):
+    return -10 * jnp.log10(jnp.maximum(mean(error_NHW**2, where), _MIN_ERROR))
+
+  return {
+      "masked_psnr": psnr(rows["hidden"]),
+      "masked_l1": mean(jnp.abs(error_NHW), rows["hidden"]),
+      "psnr": psnr(),
+      "l1": mean(jnp.abs(error_NHW)),
+      "ssim": ssim(rows["original"], rows["drawn"]),
+  }
+
+
+def ssim(a_NHW: jax.Array, b_NHW: jax.Array) -> jax.Array:
+  """Structural similarity of pictures in [0, 1], of 11 pixels a side or more: (N,).
+
+  Wang et al. 2004: an 11 x 11 Gaussian window of standard deviation 1.5, where it fits wholly;
+  K1 = 0.01, K2 = 0.03; variances without Bessel's correction.
+  """
+  weights = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+  weights /= weights.sum()
+
+  def windowed(x_NHW):
+    for axis in (1, 2):
+      length = x_NHW.shape[axis] - len(weights) + 1
+      x_NHW = sum(
+          weight * jax.lax.slice_in_dim(x_NHW, i, i + length, axis=axis)
+          for i, weight in enumerate(weights.tolist())
+      )
+    return x_NHW
+
+  # Second moments of pixels around mid-grey: float32 loses less in the differences below.
+  x, y = a_NHW - 0.5, b_NHW - 0.5
+  mean_x, mean_y = windowed(x), windowed(y)
+  var_x = windowed(x * x) - mean_x**2
+  var_y = windowed(y * y) - mean_y**2
+  cov = windowed(x * y) - mean_x * mean_y
+  mean_a, mean_b = mean_x + 0.5, mean_y + 0.5
+  c1, c2 = 0.01**2, 0.03**2
+  numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
+  return jnp.mean(
+      numerator / ((mean_a**2 + mean_b**2 + c1) * (var_x + var_y + c2)), axis=(1, 2)
+  )
