@@ -63,7 +63,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return float(value)
   if origin is typing.Literal:
     if value not in typing.get_args(hint):
-      raise UserError(f"{where}={value!r} must be one of {', '.join(map(repr, typing.get_args(hint)))}.")
+      known = ", ".join(map(repr, typing.get_args(hint)))
+      raise UserError(f"{where}={value!r} must be one of {known}.")
     return value
   if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
     raise UserError(f"{where}={value!r} must be of type {hint.__name__}.")

@@ -1,8 +1,8 @@
 """python -m chexmix_jax.quickstart: the whole main job, from radiographs to evaluated models.
 
-Data set, image tokenizer, text tokenizer, token records, stage 1, stage 2, evaluations, report. Every
-step writes into its own folder under --output and is skipped where that is finished, so the same
-command goes on where it stopped.
+Data set, image tokenizer, text tokenizer, token records, stage 1, stage 2, evaluations, report.
+Every step writes into its own folder under --output and is skipped where that is finished, so the
+same command goes on where it stopped.
 """
 
 import argparse
@@ -14,9 +14,8 @@ import subprocess
 import sys
 import time
 
-from chexmix_jax import cli
+from chexmix_jax import cli, prepare, tokenize, train_image_tokenizer, train_text_tokenizer
 from chexmix_jax import config as config_lib
-from chexmix_jax import prepare, tokenize, train_image_tokenizer, train_text_tokenizer
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.quickstart_report import write_quickstart_report
 from chexmix_jax.train_image_tokenizer import ImageTokenizerConfig

@@ -1,4 +1,4 @@
-"""python -m chexmix_jax.train_image_tokenizer: trains the VQGAN on the training split's pictures."""
+"""python -m chexmix_jax.train_image_tokenizer: trains the VQGAN on the training pictures."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""python -m chexmix_jax.bench NAME [options]: timings side by side with what one would use instead."""
+"""python -m chexmix_jax.bench NAME [options]: timings beside what one would use instead."""
 
 import sys
 

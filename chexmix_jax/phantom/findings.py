@@ -1,4 +1,4 @@
-"""What a generated study shows: findings with side, zone and severity, and how they are drawn by lot."""
+"""What a generated study shows: findings with side, zone and severity, drawn by lot."""
 
 import dataclasses
 
@@ -37,8 +37,9 @@ HEDGEABLE = ("opacity", "consolidation", "pneumonia", "nodule", "atelectasis", "
 
 # Relative frequencies of what comes and goes between the studies of a patient.
 _ACUTE = {
-    "effusion": 0.22, "consolidation": 0.18, "atelectasis": 0.18, "edema": 0.17, "pneumothorax": 0.17,
-    "nodule": 0.12, "opacity": 0.08, "pneumonia": 0.05, "mediastinum": 0.04, "fracture": 0.02,
+    "effusion": 0.22, "consolidation": 0.18, "atelectasis": 0.18, "edema": 0.17,
+    "pneumothorax": 0.17, "nodule": 0.12, "opacity": 0.08, "pneumonia": 0.05, "mediastinum": 0.04,
+    "fracture": 0.02,
 }  # fmt: skip
 _NO_ACUTE = 0.25
 _ACUTE_COUNTS = (0.50, 0.35, 0.15)  # Of one, two and three acute findings, where there are any.

@@ -4,6 +4,8 @@ Brightness is attenuation: 0 is air, 1 is metal. Everything is a smooth function
 unit square, so a picture shows the same at 32 and at 512 pixels.
 """
 
+import itertools
+
 import numpy as np
 from scipy import ndimage
 
@@ -82,7 +84,7 @@ class _Canvas:
   def line(self, points: list[tuple[float, float]], width: float) -> np.ndarray:
     """A soft line through the points."""
     nearest = np.full_like(self.x, 1e3)
-    for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
       ex, ey = x1 - x0, y1 - y0
       t = np.clip(((self.x - x0) * ex + (self.y - y0) * ey) / (ex * ex + ey * ey), 0, 1)
       nearest = np.minimum(nearest, np.hypot(self.x - x0 - t * ex, self.y - y0 - t * ey))
@@ -339,7 +341,7 @@ def _burn_marker(image: np.ndarray, exposure: Exposure, size: int) -> None:
 
 
 def _overlaps(size: int, cells: int, start: float, length: float) -> np.ndarray:
-  """(size, cells): the share of each pixel that each of the cells in [start, start + length) covers."""
+  """(size, cells): the share of each pixel that each cell of [start, start + length) covers."""
   pixels = np.arange(size + 1) / size
   edges = start + length * np.arange(cells + 1) / cells
   low = np.maximum(pixels[:-1, None], edges[:-1])

@@ -1,22 +1,28 @@
-"""AdamW with warm-up and cosine decay."""
+"""AdamW or Muon, with warm-up and cosine decay."""
 
 import dataclasses
+from typing import Any, Literal
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """AdamW (Loshchilov and Hutter 2019) and its schedule.
+  """The optimizer and its schedule.
 
   Attributes:
+    name: AdamW (Loshchilov and Hutter 2019), or Muon (Jordan et al. 2024) for the kernels of the
+      layers with AdamW for the rest. Muon's updates are scaled to the size of AdamW's (Liu et al.
+      2025, arXiv 2502.16982), so that one learning rate serves both.
     learning_rate: peak, reached after `warmup_steps` of linear warm-up.
     end_fraction: of the peak, where the cosine ends at the last step.
     weight_decay: on matrices only; biases and norms are never decayed.
     clip_norm: bound on the gradient's global norm.
   """
 
+  name: Literal["adamw", "muon"] = "adamw"
   learning_rate: float = 3e-4
   warmup_steps: int = 100
   end_fraction: float = 0.1
@@ -39,21 +45,52 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-  """Clipping, then AdamW on the schedule."""
-
-  def is_matrix(params):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key in ("kernel", "embedding"), params
+  """Clipping, then the optimizer on the schedule."""
+  schedule = learning_rate_schedule(config, steps)
+  if config.name == "muon":
+    optimizer = optax.contrib.muon(
+        schedule,
+        weight_decay=config.weight_decay,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        eps=config.eps,
+        adam_weight_decay=config.weight_decay,
+        weight_decay_mask=_is_matrix,
+        muon_weight_dimension_numbers=_muon_dimensions,
+        consistent_rms=_ADAM_RMS,
     )
+  else:
+    optimizer = optax.adamw(
+        schedule,
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=_is_matrix,
+    )
+  return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
-  return optax.chain(
-      optax.clip_by_global_norm(config.clip_norm),
-      optax.adamw(
-          learning_rate_schedule(config, steps),
-          b1=config.b1,
-          b2=config.b2,
-          eps=config.eps,
-          weight_decay=config.weight_decay,
-          mask=is_matrix,
-      ),
+
+# The usual root mean square of an AdamW update, over the learning rate (Liu et al. 2025).
+_ADAM_RMS = 0.2
+
+
+def _is_matrix(params: Any) -> Any:
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: path[-1].key in ("kernel", "embedding"), params
   )
+
+
+def _muon_dimensions(params: Any) -> Any:
+  """Which axes of the layers' stacked kernels are the input's and the output's; None elsewhere."""
+
+  def dimensions(path: Any, _: Any) -> MuonDimensionNumbers | None:
+    if path[0].key != "layers" or path[-1].key != "kernel":
+      return None
+    if path[1].key == "mlp":
+      return MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2,))
+    if path[2].key == "out":
+      return MuonDimensionNumbers(reduction_axis=(1, 2), output_axis=(3,))
+    return MuonDimensionNumbers(reduction_axis=(1,), output_axis=(2, 3))
+
+  return jax.tree_util.tree_map_with_path(dimensions, params)

@@ -114,19 +114,35 @@ def abstract_state(
       functools.partial(init_state, config, optimizer), jax.random.key(0)
   )
   shardings = param_shardings(mesh, shapes.params)
-  opt_state = optax.tree.map_params(
-      optimizer,
-      sharded,
-      shapes.opt_state,
-      shardings,
-      transform_non_params=lambda leaf: sharded(leaf, replicated),
-  )
+  by_name = {
+      _name(path): (leaf.shape, sharding)
+      for (path, leaf), sharding in zip(
+          jax.tree_util.tree_flatten_with_path(shapes.params)[0],
+          jax.tree.leaves(shardings),
+          strict=True,
+      )
+  }
+
+  def like_its_parameter(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    # An optimizer keeps copies of the parameters' tree, at any depth; the rest are counters.
+    names = _name(path).split(".")
+    for start in range(len(names)):
+      shape, sharding = by_name.get(".".join(names[start:]), (None, None))
+      if shape == leaf.shape:
+        return sharded(leaf, sharding)
+    return sharded(leaf, replicated)
+
   return TrainState(
       sharded(shapes.step, replicated),
       jax.tree.map(sharded, shapes.params, shardings),
-      opt_state,
+      jax.tree_util.tree_map_with_path(like_its_parameter, shapes.opt_state),
       sharded(shapes.key, replicated),
   )
+
+
+def _name(path: Any) -> str:
+  """The keys of the dicts along a path, joined by dots."""
+  return ".".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def init_state(

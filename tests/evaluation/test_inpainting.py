@@ -1,0 +1,226 @@
+"""Filling of hidden codes, and the scores of pictures."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chexmix_jax.data import studies, tokens
+from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation import inpainting
+from chexmix_jax.evaluation.inpainting import (
+    Inpainting,
+    InpaintingConfig,
+    draw_mask,
+    picture_scores,
+    ssim,
+)
+from chexmix_jax.models.transformer import Transformer
+
+CONFIG = InpaintingConfig(
+    random_ratios=(0.5,), num_studies=6, num_validation=5, num_mean=20, batch_size=4
+)
+MASKS = ("random/mask=0.50", "top/mask=0.50", "bottom/mask=0.50")
+
+
+@pytest.fixture(scope="module")
+def evaluation(context):
+  return Inpainting(context, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def result(evaluation, params):
+  return evaluation.run(params)
+
+
+@pytest.fixture(scope="module")
+def pictures(context):
+  """The first six of the test split, (6, 16, 16) in [0, 1]."""
+  return studies.load_studies(context.studies, "test").images[:6] / 255
+
+
+@pytest.fixture(scope="module")
+def rows(context):
+  """Codes and a random mask of three pictures."""
+  codes = tokens.load_tokens(context.tokens, "test").codes[:3]
+  hidden = np.stack([draw_mask("random", 0.5, (4, 4), 0, number) for number in range(3)])
+  return {"codes": codes, "hidden": hidden}
+
+
+def cells(pixels):
+  """Which of 16 x 16 pixels lie in hidden cells of a 4 x 4 grid, one after the other."""
+  return np.array([[pixels[(y // 4) * 4 + x // 4] for x in range(16)] for y in range(16)])
+
+
+def image_log_probs(context, params, inputs):
+  """log P(code) at every position of one row of token ids."""
+  logits = Transformer(context.model, params)(jnp.array([inputs]))[0]
+  first = context.vocabulary.image_offset
+  return np.asarray(jax.nn.log_softmax(logits[:, first : first + context.vocabulary.num_codes]))
+
+
+def test_ssim_is_the_mean_over_windows():
+  rng = np.random.default_rng(0)
+  a = rng.random((2, 14, 15))
+  b = np.clip(a + rng.normal(0, 0.2, a.shape), 0, 1)
+  distance = np.arange(11) - 5
+  window = np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * 1.5**2))
+  window /= window.sum()
+  for x, y, found in zip(a, b, ssim(jnp.asarray(a), jnp.asarray(b)), strict=True):
+    values = []
+    for top in range(14 - 10):
+      for left in range(15 - 10):
+        p, q = (z[top : top + 11, left : left + 11] for z in (x, y))
+        mean_p, mean_q = np.sum(window * p), np.sum(window * q)
+        var_p, var_q = (np.sum(window * (z - m) ** 2) for z, m in ((p, mean_p), (q, mean_q)))
+        cov = np.sum(window * (p - mean_p) * (q - mean_q))
+        likeness = (2 * mean_p * mean_q + 1e-4) / (mean_p**2 + mean_q**2 + 1e-4)
+        values.append(likeness * (2 * cov + 9e-4) / (var_p + var_q + 9e-4))
+    np.testing.assert_allclose(found, np.mean(values), atol=1e-5)
+
+
+def test_ssim_of_a_picture_with_itself_is_one_also_where_it_is_flat():
+  flat = jnp.full((1, 16, 16), 0.9)
+  np.testing.assert_allclose(ssim(flat, flat), 1, atol=1e-6)
+
+
+def test_scores_of_a_known_error():
+  original = np.full((1, 16, 16), 0.5, np.float32)
+  hidden = np.zeros((1, 16, 16), bool)
+  hidden[:, :4] = True
+  drawn = np.where(hidden, 0.6, 0.5).astype(np.float32)
+  scores = picture_scores({"original": original, "drawn": drawn, "hidden": hidden})
+  np.testing.assert_allclose(scores["masked_psnr"], 20, atol=1e-4)
+  np.testing.assert_allclose(scores["psnr"], 20 + 10 * np.log10(4), atol=1e-4)
+  np.testing.assert_allclose(scores["masked_l1"], 0.1, atol=1e-6)
+  np.testing.assert_allclose(scores["l1"], 0.025, atol=1e-6)
+  perfect = picture_scores({"original": original, "drawn": original, "hidden": hidden})
+  np.testing.assert_allclose(perfect["psnr"], 100, atol=1e-4)
+
+
+def test_masks_hide_the_asked_share_and_stay_the_same():
+  drawn = [draw_mask("random", 0.25, (8, 8), 3, number) for number in range(20)]
+  assert {int(mask.sum()) for mask in drawn} == {16}
+  assert len({mask.tobytes() for mask in drawn}) == 20
+  np.testing.assert_array_equal(drawn[7], draw_mask("random", 0.25, (8, 8), 3, 7))
+  assert np.any(drawn[7] != draw_mask("random", 0.25, (8, 8), 4, 7))
+  top, bottom = (draw_mask(shape, 0.5, (4, 3), 0, 0).reshape(4, 3) for shape in ("top", "bottom"))
+  np.testing.assert_array_equal(top, [[True] * 3] * 2 + [[False] * 3] * 2)
+  np.testing.assert_array_equal(bottom, ~top)
+
+
+def test_one_pass_predicts_every_hidden_code_from_mask_tokens(context, params, rows):
+  vocabulary = context.vocabulary
+  filled = jax.jit(inpainting._one_pass(context.model, vocabulary))(params, rows)
+  for i, (codes, hidden) in enumerate(zip(rows["codes"], rows["hidden"], strict=True)):
+    ids = np.where(hidden, vocabulary.mask, vocabulary.codes_to_ids(codes))
+    log_probs = image_log_probs(context, params, [vocabulary.boi, *ids[:-1]])
+    np.testing.assert_array_equal(filled["codes"][i], np.where(hidden, log_probs.argmax(1), codes))
+    np.testing.assert_allclose(
+        filled["log_prob"][i], log_probs[np.arange(16), codes], atol=1e-5
+    )
+
+
+def test_sequential_reads_what_it_filled_in(context, params, rows):
+  vocabulary = context.vocabulary
+  filled = jax.jit(inpainting._sequential(context.model, vocabulary))(params, rows)
+  for i, (codes, hidden) in enumerate(zip(rows["codes"], rows["hidden"], strict=True)):
+    inputs, expected, log_prob = [vocabulary.boi], [], []
+    for code, is_hidden in zip(codes, hidden, strict=True):
+      padded = inputs + [0] * (16 - len(inputs))
+      log_probs = image_log_probs(context, params, padded)[len(inputs) - 1]
+      log_prob.append(log_probs[code])
+      expected.append(int(log_probs.argmax()) if is_hidden else int(code))
+      inputs.append(vocabulary.codes_to_ids(expected[-1]))
+    np.testing.assert_array_equal(filled["codes"][i], expected)
+    np.testing.assert_allclose(filled["log_prob"][i], log_prob, atol=1e-5)
+
+
+def test_figures_of_a_run(result, context, params, pictures):
+  values = result.values
+  assert values["num_studies"] == 6
+  way = str(result.artefacts["way"])
+  codes = tokens.load_tokens(context.tokens, "test").codes[:6]
+  for number, mask in enumerate(MASKS):
+    for name in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim", "token_accuracy", "nll"):
+      assert values[f"{name}/{mask}"] == values[f"{name}/{mask}/{way}"]
+    hidden = np.stack([
+        draw_mask(mask.split("/")[0], 0.5, (4, 4), context.seed, i) for i in range(6)
+    ])
+    function = inpainting._FILLS[way](context.model, context.vocabulary)
+    filled = jax.jit(function)(params, {"codes": codes, "hidden": hidden})
+    drawn = context.image_tokenizer.decode(np.asarray(filled["codes"]).reshape(6, 4, 4))
+    drawn = (drawn[..., 0] + 1) / 2
+    errors = [
+        np.mean((d - p)[cells(h)] ** 2) for d, p, h in zip(drawn, pictures, hidden, strict=True)
+    ]
+    np.testing.assert_allclose(
+        values[f"masked_psnr/{mask}"], np.mean(-10 * np.log10(errors)), atol=1e-3
+    )
+    np.testing.assert_allclose(
+        values[f"token_accuracy/{mask}"], np.mean((filled["codes"] == codes)[hidden]), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        values[f"nll/{mask}"], -np.mean(filled["log_prob"][hidden]), atol=1e-4
+    )
+    examples = result.artefacts[f"examples/{mask}"]
+    assert examples.shape == (6, 4, 16, 16) and examples.dtype == np.uint8
+    np.testing.assert_array_equal(examples[:, 0], np.rint(pictures * 255))
+    where = np.stack([cells(h) for h in hidden])
+    assert np.all(examples[:, 1][where] == 128)
+    np.testing.assert_array_equal(examples[:, 1][~where], examples[:, 0][~where])
+    np.testing.assert_allclose(examples[:, 2], drawn * 255, atol=0.51)
+    assert number or values[f"nll/{mask}"] > 0
+
+
+def test_baselines_stand_beside_every_figure(result, context, pictures):
+  values = result.values
+  mean_image = studies.load_studies(context.studies, "train").images[:20].mean(0) / 255
+  for mask in MASKS:
+    errors = {"mean_fill": [], "mean_image": []}
+    for number, picture in enumerate(pictures):
+      hidden = cells(draw_mask(mask.split("/")[0], 0.5, (4, 4), context.seed, number))
+      errors["mean_fill"].append(np.mean((picture[hidden] - picture[~hidden].mean()) ** 2))
+      errors["mean_image"].append(np.mean((picture - mean_image)[hidden] ** 2))
+    for name, found in errors.items():
+      np.testing.assert_allclose(
+          values[f"{name}/masked_psnr/{mask}"], np.mean(-10 * np.log10(found)), atol=1e-3
+      )
+    for name in ("mean_fill", "mean_image", "tokenizer_ceiling"):
+      for score in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim"):
+        assert np.isfinite(values[f"{name}/{score}/{mask}"])
+  assert len({values[f"tokenizer_ceiling/psnr/{mask}"] for mask in MASKS}) == 1
+
+
+@pytest.mark.parametrize("best, other", [("one_pass", "sequential"), ("sequential", "one_pass")])
+def test_the_way_that_validates_better_is_the_headline(
+    evaluation, params, monkeypatch, best, other
+):
+  def perfect(config, vocabulary):
+    return lambda params, rows: {
+        "codes": rows["codes"], "log_prob": jnp.zeros(rows["codes"].shape)
+    }  # fmt: skip
+
+  monkeypatch.setitem(inpainting._FILLS, best, perfect)
+  result = evaluation.run(params)
+  assert str(result.artefacts["way"]) == best
+  for mask in MASKS:
+    assert result.values[f"token_accuracy/{mask}"] == 1 and result.values[f"nll/{mask}"] == 0
+    assert result.values[f"token_accuracy/{mask}/{other}"] < 1
+    # Nothing is better than the true codes but what the tokenizer makes of them.
+    for score in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim"):
+      ceiling = result.values[f"tokenizer_ceiling/{score}/{mask}"]
+      np.testing.assert_allclose(result.values[f"{score}/{mask}"], ceiling, atol=1e-6)
+
+
+def test_bad_settings_are_named(context):
+  with pytest.raises(UserError, match=r"1\.0 of the inpainting's ratios"):
+    InpaintingConfig(random_ratios=(0.5, 1.0))
+  with pytest.raises(UserError, match="num_studies=0"):
+    InpaintingConfig(num_studies=0)
+  with pytest.raises(UserError, match=r"top mask of 0\.1 hides none or all of 4 x 4 codes"):
+    Inpainting(context, dataclasses.replace(CONFIG, top_ratios=(0.1,)))
+  with pytest.raises(UserError, match="has no split 'other'"):
+    Inpainting(dataclasses.replace(context, split="other"), CONFIG)
