@@ -111,20 +111,21 @@ def load_params(
     there = ", ".join(map(str, steps))
     raise UserError(f"{run_dir} has no checkpoint of step {step}; it has {there}.")
   path = (run_dir / "checkpoints" / str(step) / "params").absolute()
-  with ocp.StandardCheckpointer() as checkpointer:
-    saved = checkpointer.metadata(path).item_metadata.tree
-    saved_shapes = {k: tuple(v.shape) for k, v in _flatten_tree(saved).items()}
-    for name, leaf in _flatten_tree(abstract).items():
-      if saved_shapes.pop(name, None) != leaf.shape:
-        raise UserError(
-            f"{path} is a checkpoint of another shape: {name} is not {leaf.shape};"
-            " use the config that it was trained with."
-        )
-    if saved_shapes:
+  # Not by way of a Checkpointer, which warns of a file that is never there.
+  saved = ocp.PyTreeCheckpointHandler().metadata(path).tree
+  saved_shapes = {k: tuple(v.shape) for k, v in _flatten_tree(saved).items()}
+  for name, leaf in _flatten_tree(abstract).items():
+    if saved_shapes.pop(name, None) != leaf.shape:
       raise UserError(
-          f"{path} is a checkpoint of another shape: it also holds {min(saved_shapes)};"
+          f"{path} is a checkpoint of another shape: {name} is not {leaf.shape};"
           " use the config that it was trained with."
       )
+  if saved_shapes:
+    raise UserError(
+        f"{path} is a checkpoint of another shape: it also holds {min(saved_shapes)};"
+        " use the config that it was trained with."
+    )
+  with ocp.StandardCheckpointer() as checkpointer:
     return checkpointer.restore(path, abstract), step
 
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -108,8 +107,11 @@ def test_sides_that_are_swapped_are_wrong_and_change_nothing_else(generation, mo
 
 
 def test_a_hedged_finding_counts_in_the_lenient_scores_alone(generation, monkeypatch):
-  values = run_with_texts(generation, monkeypatch, lambda text: text.replace(" is ", " may be "))
-  assert values["finding_recall_micro"] < 0.5
+  values = run_with_texts(
+      generation, monkeypatch, lambda text: text.replace("There is", "There may be")
+  )
+  assert values["finding_f1/Edema"] == 0 and values["finding_f1/Cardiomegaly"] == 1
+  assert values["finding_precision_micro"] == 1 and values["finding_recall_micro"] < 0.7
   assert values["finding_f1_micro/uncertain_positive"] == 1
 
 
@@ -177,9 +179,3 @@ def test_a_missing_split_and_a_size_of_nothing_are_named(context):
     Generation(dataclasses.replace(context, split="other"), CONFIG)
   with pytest.raises(UserError, match="num_studies=0"):
     GenerationConfig(num_studies=0)
-
-
-def test_what_is_written_does_not_depend_on_the_batch_size(result, context, params):
-  other = Generation(context, dataclasses.replace(CONFIG, batch_size=10)).run(params)
-  assert other.values == result.values
-  jax.tree.map(np.testing.assert_array_equal, other.artefacts, result.artefacts)

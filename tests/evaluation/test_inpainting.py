@@ -1,11 +1,13 @@
 """Filling of hidden codes, and the scores of pictures."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from chexmix_jax.data import studies, tokens
 from chexmix_jax.errors import UserError
@@ -54,11 +56,17 @@ def cells(pixels):
   return np.array([[pixels[(y // 4) * 4 + x // 4] for x in range(16)] for y in range(16)])
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def forward(config, params, tokens):
+  return Transformer(config, params)(tokens)
+
+
 def image_log_probs(context, params, inputs):
   """log P(code) at every position of one row of token ids."""
-  logits = Transformer(context.model, params)(jnp.array([inputs]))[0]
+  logits = forward(context.model, params, jnp.array([inputs]))[0]
   first = context.vocabulary.image_offset
-  return np.asarray(jax.nn.log_softmax(logits[:, first : first + context.vocabulary.num_codes]))
+  logits = np.asarray(logits)[:, first : first + context.vocabulary.num_codes]
+  return logits - scipy.special.logsumexp(logits, axis=-1, keepdims=True)
 
 
 def test_ssim_is_the_mean_over_windows():

@@ -66,7 +66,7 @@ def test_it_can_be_used_as_it_is(run):
 
 
 def test_a_checkpoint_or_folder_that_is_not_there_is_named(run, tmp_path):
-  with pytest.raises(UserError, match=r"no checkpoint 4 \(there: 3, 5\)"):
+  with pytest.raises(UserError, match="no checkpoint of step 4; it has 3, 5"):
     load_model(run[0], 4)
   with pytest.raises(UserError, match="not a run directory"):
     load_model(tmp_path)

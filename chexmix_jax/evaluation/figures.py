@@ -1,0 +1,107 @@
+"""Drawings of evaluations and of training, without a display; each function gives a Figure.
+
+Curves go by name, in the order they are given: what was never trained is grey and dashed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+UNTRAINED = "random initialisation"
+_COLOURS = ("#1f6fb2", "#d1662b", "#3b8f5a")
+_STYLE = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+_GREY = "#8a94a0"
+
+Lines = Sequence[Mapping[str, float]]
+"""Lines of a metrics.jsonl."""
+
+
+def auroc_by_ratio(ratios: np.ndarray, auroc: Mapping[str, np.ndarray]) -> Figure:
+  """AUROC at the chosen layer, (M,) for each name, over the M mask ratios."""
+  figure, (axis,) = _figure(1, 1, 5.0, 3.2)
+  for name, values_M in auroc.items():
+    axis.plot(ratios, values_M, label=name, **_style(name, auroc))
+  axis.set(xlabel="share of the image hidden", ylabel="AUROC", xticks=ratios)
+  axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+  _chance(axis)
+  axis.legend(frameon=False, fontsize=8)
+  return figure
+
+
+def auroc_by_layer(ratios: np.ndarray, auroc: Mapping[str, np.ndarray]) -> Figure:
+  """AUROC of every layer, (M, L) for each name, a panel for each of the M mask ratios."""
+  figure, axes = _figure(1, len(ratios), 2.4 * len(ratios), 2.7, sharey=True)
+  for m, (axis, ratio) in enumerate(zip(axes, ratios, strict=True)):
+    for name, values_ML in auroc.items():
+      axis.plot(values_ML[m], label=name, **_style(name, auroc))
+    axis.set(title=f"{ratio:.0%} hidden", xlabel="layer")
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    _chance(axis)
+  axes[0].set_ylabel("AUROC")
+  axes[0].legend(frameon=False, fontsize=8)
+  return figure
+
+
+def training_curves(stages: Mapping[str, Lines], image_tokenizer: Lines) -> Figure:
+  """Loss and negative log-likelihoods of stages that follow one another, and the tokenizer's."""
+  figure, axes = _figure(2, 3, 9.6, 5.2)
+  panels = {
+      "loss": "loss, weighted nats a token",
+      "image_nll": "image, nats a token",
+      "text_nll": "text, nats a token",
+  }
+  for axis, (key, title) in zip(axes[:3], panels.items(), strict=True):
+    start = 0.0
+    for name, lines in stages.items():
+      if start:
+        axis.axvline(start, color=_GREY, linewidth=0.8, linestyle=":")
+      steps = [start + line["step"] for line in lines]
+      values = [line[key] for line in lines]
+      axis.plot(steps, values, label=name, color=_colour(name, stages), linewidth=1.4)
+      start = steps[-1]
+    axis.set(title=title, xlabel="step")
+  axes[0].legend(frameon=False, fontsize=8)
+  panels = {
+      "psnr": "image tokenizer, PSNR in dB",
+      "perplexity": "codebook, perplexity",
+      "usage": "codebook, share of codes in use",
+  }
+  steps = [line["step"] for line in image_tokenizer]
+  for axis, (key, title) in zip(axes[3:], panels.items(), strict=True):
+    axis.plot(steps, [line[key] for line in image_tokenizer], color=_COLOURS[2], linewidth=1.4)
+    axis.set(title=title, xlabel="step")
+  axes[5].set_ylim(0, 1.05)
+  return figure
+
+
+def _figure(
+    rows: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, list[Axes]]:
+  """A figure of `width` x `height` inches and its axes in reading order."""
+  figure = Figure(figsize=(width, height), layout="constrained")
+  axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+  for axis in axes:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#e6eaee", linewidth=0.8)
+    axis.tick_params(labelsize=8)
+    axis.title.set_fontsize(9)
+    axis.xaxis.label.set_fontsize(9)
+    axis.yaxis.label.set_fontsize(9)
+  return figure, axes
+
+
+def _chance(axis: Axes) -> None:
+  axis.axhline(0.5, color=_GREY, linewidth=0.8, linestyle=":")
+
+
+def _colour(name: str, names: Mapping[str, Any]) -> str:
+  return _GREY if name == UNTRAINED else _COLOURS[list(names).index(name) % len(_COLOURS)]
+
+
+def _style(name: str, names: Mapping[str, Any]) -> dict[str, Any]:
+  dashed = {"linestyle": "--"} if name == UNTRAINED else {}
+  return {**_STYLE, "color": _colour(name, names), **dashed}
