@@ -17,7 +17,7 @@ from chexmix_jax.data import studies
 from chexmix_jax.data.masking import ModalityMaskConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import figures, page
-from chexmix_jax.evaluation.summary import Values, cells, mask_caption, summary_rows
+from chexmix_jax.evaluation.summary import DIRECTIONS, Values, cells, mask_caption, summary_rows
 
 if TYPE_CHECKING:  # It imports this module.
   from chexmix_jax.quickstart import QuickstartConfig
@@ -30,8 +30,8 @@ _NUM_PICTURES = 6  # Of each mask.
 _ORIGINAL, _MASKED, _FILLED, _CEILING = range(4)
 _RESEARCH_ONLY = "Research only, not for clinical use."
 _REAL_DATA = (
-    "This page holds radiographs and report texts of the data set: pass it on only as the licence of"
-    " the data set permits."
+    "This page holds radiographs and report texts of the data set: pass it on only as the licence"
+    " of the data set permits."
 )
 
 
@@ -62,7 +62,6 @@ def write_quickstart_report(
   stages = {key: _read_stage(output, key) for key in STAGES}
   image_lines = _read_lines(output / "image_tokenizer.training" / "metrics.jsonl")
   summary = _summary(seed, stages, image_lines, seconds)
-  _replace(output / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
   parts = [
       page.paragraph(_RESEARCH_ONLY, "notice"),
       *_what_was_run(output, data, seed, config, stages),
@@ -70,10 +69,12 @@ def write_quickstart_report(
       *_classification(stages),
       *_pictures(stages),
       *_reports(output, stages),
+      *_retrieval(stages),
       *_training(stages, image_lines),
       *_seconds(seconds),
       page.paragraph(f"chexmix_jax. {_RESEARCH_ONLY}", "soft"),
   ]
+  _replace(output / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
   _replace(output / "report.html", page.document("CheXmix in JAX: quickstart", parts))
   print(_terminal_table(stages))
   print(
@@ -165,7 +166,7 @@ def _what_was_run(
   splits = studies.read_card(output / "studies")["splits"]
   steps = [f"{title}, step {stages[key].checkpoint_step}" for key, title in STAGES.items()]
   rows = [
-      ("Data", f"{kind}, {pathlib.PurePath(place).name}" if place else kind),
+      ("Data", f"{kind}: {pathlib.PurePath(place).name}" if place else kind),
       ("Studies", ", ".join(f"{number:,} {name}" for name, number in splits.items())),
       ("Pictures", f"{config.size} x {config.size} pixels, {network.grid[0]} x {network.grid[1]}"
                    f" codes out of {network.num_codes}"),
@@ -268,8 +269,8 @@ def _pictures(stages: Mapping[str, _Stage]) -> list[str]:
       page.paragraph(
           f"The first {_NUM_PICTURES} test studies. Hidden cells are grey; each stage fills them"
           " with the codes that it finds most likely, and the image tokenizer draws the whole"
-          " picture from codes. The model reads from top to bottom: of a picture whose top is hidden"
-          " it has seen nothing when it fills that in.",
+          " picture from codes. The model reads from top to bottom: where the top is hidden, it"
+          " has seen nothing yet when it fills that in.",
           "soft",
       ),
   ]
@@ -304,6 +305,37 @@ def _reports(output: pathlib.Path, stages: Mapping[str, _Stage]) -> list[str]:
       page.heading("Generated reports"),
       page.paragraph(f"The first {len(rows)} test studies, not selected; greedy decoding.", "soft"),
       page.study_table(head, rows),
+  ]
+
+
+def _retrieval(stages: Mapping[str, _Stage]) -> list[str]:
+  """R@5 of every score; a star marks what the validation pool preferred."""
+  columns = {
+      f"{caption}, {title}": (stages[key], direction)
+      for direction, caption in DIRECTIONS.items()
+      for key, title in STAGES.items()
+  }
+  prefix = "image_to_report/recall@5/"
+  last = stages["stage2"].values["retrieval"]
+  scores = [figure.removeprefix(prefix) for figure in last if figure.startswith(prefix)]
+
+  def cell(stage: _Stage, direction: str, score: str) -> str:
+    star = "*" if str(stage.arrays["retrieval"][f"{direction}/score"]) == score else ""
+    return f"{star}{stage.values['retrieval'][f'{direction}/recall@5/{score}']:.3f}"
+
+  rows = [
+      (score.replace("_", " ").replace("/", ", "), *(cell(*c, score) for c in columns.values()))
+      for score in scores
+  ]
+  return [
+      page.heading("Retrieval, R@5 by score"),
+      page.paragraph(
+          "Cosine of mean hidden states, or the likelihood of the report after the image; pmi takes"
+          " off alpha times that after a hidden image. A star marks the score that the validation"
+          " pool chose. Reports that read the same count as the same.",
+          "soft",
+      ),
+      page.table(("", *columns), rows, range(1, 1 + len(columns))),
   ]
 
 

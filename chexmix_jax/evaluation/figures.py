@@ -25,10 +25,11 @@ def auroc_by_ratio(ratios: np.ndarray, auroc: Mapping[str, np.ndarray]) -> Figur
   figure, (axis,) = _figure(1, 1, 5.0, 3.2)
   for name, values_M in auroc.items():
     axis.plot(ratios, values_M, label=name, **_style(name, auroc))
-  axis.set(xlabel="share of the image hidden", ylabel="AUROC", xticks=ratios)
+  axis.set_xticks(ratios)
+  _label(axis, "", "share of the image hidden", "AUROC")
   axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
   _chance(axis)
-  axis.legend(frameon=False, fontsize=8)
+  _legend(figure, axis)
   return figure
 
 
@@ -38,11 +39,10 @@ def auroc_by_layer(ratios: np.ndarray, auroc: Mapping[str, np.ndarray]) -> Figur
   for m, (axis, ratio) in enumerate(zip(axes, ratios, strict=True)):
     for name, values_ML in auroc.items():
       axis.plot(values_ML[m], label=name, **_style(name, auroc))
-    axis.set(title=f"{ratio:.0%} hidden", xlabel="layer")
+    _label(axis, f"{ratio:.0%} hidden", "layer", "" if m else "AUROC")
     axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     _chance(axis)
-  axes[0].set_ylabel("AUROC")
-  axes[0].legend(frameon=False, fontsize=8)
+  _legend(figure, axes[0])
   return figure
 
 
@@ -63,8 +63,7 @@ def training_curves(stages: Mapping[str, Lines], image_tokenizer: Lines) -> Figu
       values = [line[key] for line in lines]
       axis.plot(steps, values, label=name, color=_colour(name, stages), linewidth=1.4)
       start = steps[-1]
-    axis.set(title=title, xlabel="step")
-  axes[0].legend(frameon=False, fontsize=8)
+    _label(axis, title, "step")
   panels = {
       "psnr": "image tokenizer, PSNR in dB",
       "perplexity": "codebook, perplexity",
@@ -73,8 +72,9 @@ def training_curves(stages: Mapping[str, Lines], image_tokenizer: Lines) -> Figu
   steps = [line["step"] for line in image_tokenizer]
   for axis, (key, title) in zip(axes[3:], panels.items(), strict=True):
     axis.plot(steps, [line[key] for line in image_tokenizer], color=_COLOURS[2], linewidth=1.4)
-    axis.set(title=title, xlabel="step")
+    _label(axis, title, "step")
   axes[5].set_ylim(0, 1.05)
+  _legend(figure, axes[0])
   return figure
 
 
@@ -88,10 +88,21 @@ def _figure(
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="#e6eaee", linewidth=0.8)
     axis.tick_params(labelsize=8)
-    axis.title.set_fontsize(9)
-    axis.xaxis.label.set_fontsize(9)
-    axis.yaxis.label.set_fontsize(9)
   return figure, axes
+
+
+def _label(axis: Axes, title: str, xlabel: str, ylabel: str = "") -> None:
+  axis.set_title(title, fontsize=9)
+  axis.set_xlabel(xlabel, fontsize=9)
+  axis.set_ylabel(ylabel, fontsize=9)
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+  """The names of the lines of `axis`, above all axes."""
+  handles, names = axis.get_legend_handles_labels()
+  figure.legend(
+      handles, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize=9
+  )
 
 
 def _chance(axis: Axes) -> None:

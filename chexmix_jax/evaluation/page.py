@@ -27,7 +27,10 @@ th, td { text-align: left; vertical-align: top; padding: .34rem .7rem .34rem 0;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); font-size: .87rem; }
 tr.heading th { color: var(--ink); background: var(--pale); padding-left: .5rem; }
+td:last-child, th:last-child { padding-right: 0; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.number { white-space: normal; }
+.number + :not(.number) { padding-left: .7rem; }
 .narrow { width: auto; min-width: min(100%, 24rem); }
 figure { margin: .6rem 0 1rem; overflow-x: auto; }
 figure img { display: block; max-width: 100%; height: auto; }
@@ -86,10 +89,14 @@ def table(
 ) -> str:
   """A table of text.
 
-  A row of one cell is a heading over all columns. Columns in `numeric` stand to the right, `bold`
-  gives the column to stress in each row. `css` is a class: narrow.
+  A head of empty texts is left out; a row of one cell is a heading over all columns. Columns in
+  `numeric` stand to the right, `bold` gives the column to stress in each row. `css` is a class:
+  narrow.
   """
-  lines = [f"<tr>{''.join(_cell('th', text, i in numeric) for i, text in enumerate(head))}</tr>"]
+  lines = []
+  if any(head):
+    cells = (_cell("th", text, i in numeric) for i, text in enumerate(head))
+    lines.append(f"<tr>{''.join(cells)}</tr>")
   for number, row in enumerate(rows):
     if len(row) == 1:
       lines.append(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from chexmix_jax.evaluation.figures import UNTRAINED
 
-_DIRECTIONS = {"image_to_report": "image to report", "report_to_image": "report to image"}
+DIRECTIONS = {"image_to_report": "image to report", "report_to_image": "report to image"}
 _METRICS = {
     "recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "median_rank": "median rank"
 }  # fmt: skip
@@ -31,7 +31,7 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
   """The summary table's lines by heading, of the figures that there are."""
   classification = [
       Row(
-          f"AUROC, {float(figure.split('=')[1]):.0%} of the image hidden", "classification", figure,
+          f"{float(figure.split('=')[1]):.0%} of the image hidden", "classification", figure,
           {UNTRAINED: f"random_init/{figure}"},
       )
       for figure in values["classification"]
@@ -39,7 +39,7 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
   ]  # fmt: skip
   inpainting = [
       Row(
-          f"PSNR of the hidden part in dB, {mask_caption(figure)}", "inpainting", figure,
+          f"{mask_caption(figure)} hidden", "inpainting", figure,
           {
               "mean fill": f"mean_fill/{figure}",
               "mean image": f"mean_image/{figure}",
@@ -71,12 +71,12 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
           {"chance": f"chance/{direction}/{metric}"},
           digits=0 if metric == "median_rank" else 3, is_lower_better=metric == "median_rank",
       )
-      for direction, caption in _DIRECTIONS.items()
+      for direction, caption in DIRECTIONS.items()
       for metric, name in _METRICS.items()
   ]  # fmt: skip
   groups = {
-      "Classification by frozen embeddings": classification,
-      "Inpainting": inpainting,
+      "Classification by frozen embeddings, AUROC": classification,
+      "Inpainting, PSNR of the hidden part in dB": inpainting,
       "Report generation": generation,
       f"Retrieval among {values['retrieval'].get('pool_size', 0):.0f} studies": retrieval,
   }
