@@ -214,7 +214,7 @@ def _by_finding(stages: Mapping[str, _Stage]) -> list[str]:
       f"{caption}, {title}": {
           figure.removeprefix(prefix): number
           for figure, number in stages[key].values[evaluation].items()
-          if figure.startswith(prefix) and "=" not in figure.removeprefix(prefix)
+          if figure.startswith(prefix) and figure.removeprefix(prefix) in INDEX
       }
       for caption, evaluation, prefix in (
           ("AUROC", "classification", "auroc/mask=0.00/"),

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from chexmix_jax.data import studies, tokens
@@ -79,8 +80,8 @@ class Generation:
     self._config = config
     number = config.num_studies
     self._codes = tokens.load_tokens(context.tokens, context.split).codes[:number]
-    rows = studies.open_studies(context.studies, context.split)
-    rows = [rows[i] for i in range(len(self._codes))]
+    source = studies.open_studies(context.studies, context.split)
+    rows = [source[i] for i in range(len(self._codes))]
     self._study_ids = [row["study_id"] for row in rows]
     self._references = [normalise(row["report"]) for row in rows]
     self._baselines = self._score_baselines()
@@ -127,7 +128,7 @@ class Generation:
         "most_common_report": by_frequency[0],
         "most_common_positive_report": next(is_positive, None),
     }
-    values = {}
+    values: dict[str, float] = {}
     for name, text in baselines.items():
       if text is not None:
         given = [text] * len(self._references)
@@ -142,7 +143,7 @@ def _generator(
     config: TransformerConfig, vocabulary: Vocabulary, options: GenerateConfig
 ) -> Callable[[Params, jax.Array], jax.Array]:
   def function(params, prompts_BP):
-    lengths_B = jax.numpy.full(len(prompts_BP), prompts_BP.shape[1])
+    lengths_B = jnp.full(len(prompts_BP), prompts_BP.shape[1])
     return generate(config, params, vocabulary, prompts_BP, lengths_B, options)
 
   return function

@@ -195,7 +195,7 @@ class Inpainting:
   def _score_baselines(self) -> dict[str, float]:
     original_NHW, ceiling_NHW = self._test.original_NHW, self._ceiling_NHW
     mean_HW = _originals(self._context, "train", self._config.num_mean).mean(0)
-    values = {}
+    values: dict[str, float] = {}
     for shape, ratio in self._config.masks:
       hidden_NT = self._hidden(shape, ratio)
       hidden_NHW = self._pixels(hidden_NT)
