@@ -18,6 +18,7 @@ from chexmix_jax.data.masking import ModalityMaskConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import figures, page
 from chexmix_jax.evaluation.summary import DIRECTIONS, Values, cells, mask_caption, summary_rows
+from chexmix_jax.labels import INDEX
 
 if TYPE_CHECKING:  # It imports this module.
   from chexmix_jax.quickstart import QuickstartConfig
