@@ -8,7 +8,7 @@ def get_config() -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict({
       # The published shape.
       "model": {
-          "resolution": 512, "in_channels": 3, "width": 128,
+          "resolution": 512, "in_channels": 3, "patch": 1, "width": 128,
           "channel_multipliers": (1, 1, 2, 2, 4), "num_res_blocks": 2,
           "attention_resolutions": (), "z_channels": 256, "embed_dim": 256, "num_codes": 8192,
           "num_groups": 32, "commitment": 0.25,

@@ -24,8 +24,8 @@ def get_config() -> ml_collections.ConfigDict:
           },
       },
       "optimizer": {
-          "learning_rate": 1e-4, "warmup_steps": 1000, "end_fraction": 0.1, "b1": 0.9, "b2": 0.95,
-          "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0,
+          "name": "adamw", "learning_rate": 1e-4, "warmup_steps": 1000, "end_fraction": 0.1,
+          "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0,
       },
       # Parameters and optimizer state are split over all devices of the pod.
       "mesh": {"data": 1, "fsdp": -1, "tensor": 1},

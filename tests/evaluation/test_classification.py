@@ -9,7 +9,7 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import classification
 from chexmix_jax.evaluation.classification import Classification, ClassificationConfig
 
-CONFIG = ClassificationConfig(mask_ratios=(0.0, 0.5, 1.0))
+CONFIG = ClassificationConfig(mask_ratios=(0.0, 0.5, 1.0), findings=labels_lib.CHEXPERT_14)
 FOUND = ["Cardiomegaly", "Edema", "Pneumothorax", "Pleural Effusion"]
 
 

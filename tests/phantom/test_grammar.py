@@ -30,13 +30,13 @@ def test_reports_are_many_and_short_and_of_few_words(drawn):
   reports = [report for _, report in drawn]
   assert len(set(reports)) > 1000
   counts = np.array([len(report.split()) for report in reports])
-  assert counts.min() >= 20 and counts.max() <= 50 and 27 <= counts.mean() <= 34
+  assert counts.min() >= 12 and counts.max() <= 45 and 19 <= counts.mean() <= 26
   assert len({word for report in reports for word in re.findall(r"\w+", report.lower())}) < 130
 
 
 def test_normal_reports_vary_too(drawn):
   normal = [report for found, report in drawn if not found]
-  assert len(set(normal)) > 0.8 * len(normal)
+  assert len(set(normal)) > 0.7 * len(normal)
 
 
 def test_every_fact_of_a_finding_is_said():

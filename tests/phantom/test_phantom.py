@@ -43,7 +43,7 @@ def test_studies_of_a_patient_share_split_and_chronic_findings():
     by_patient.setdefault(patient_id, []).append(index)
   assert {len(indices) for indices in by_patient.values()} == {phantom.STUDIES_A_PATIENT}
   counts = {name: list(split_of.values()).count(name) for name in ("train", "val", "test")}
-  assert counts == {"train": 70, "val": 10, "test": 20}
+  assert counts == {"train": 80, "val": 10, "test": 10}
   reports_differ = 0
   for indices in list(by_patient.values())[:40]:
     studies = [phantom.make_study(0, index, 16) for index in indices]
@@ -71,7 +71,7 @@ def test_label_rates_leave_something_to_learn():
   studies = [phantom.make_study(1, index, 8) for index in range(600)]
   labels = np.stack([study.labels for study in studies])
   rates = dict(zip(labels_lib.CHEXPERT_14, (labels == 1).mean(0), strict=True))
-  assert 0.25 < rates["No Finding"] < 0.5
+  assert 0.15 < rates["No Finding"] < 0.5
   for name in labels_lib.CHEXPERT_5:
     assert 0.04 < rates[name] < 0.35, name
   assert (labels == labels_lib.UNCERTAIN).any(1).mean() > 0.03
