@@ -18,13 +18,13 @@ def get_config(scale: str = "phantom") -> ml_collections.ConfigDict:
     return {
         # Positions are few here, so the rotation is faster than the published one, and wider.
         "model": {
-            "vocab_size": 0, "num_layers": 4 if real else 3, "width": 128, "num_heads": 4,
-            "mlp_dim": 512 if real else 256, "rotary_dim": 20,
-            "rope_base": 300.0 if real else 100.0,
-            "dropout": 0.1 if real else 0.0, "scan_layers": False,
+            "vocab_size": 0, "num_layers": 3 if real else 2, "width": 128 if real else 96,
+            "num_heads": 4, "mlp_dim": 512 if real else 384, "rotary_dim": 16,
+            "rope_base": 300.0 if real else 100.0, "dropout": 0.1 if real else 0.0,
+            "scan_layers": False,
         },
         "data": {
-            "tokens": "", "context": 640 if real else 320, "batch_size": 4 if real else 6,
+            "tokens": "", "context": 640 if real else 320, "batch_size": 4 if real else 8,
             "masking": masking,
         },
         "optimizer": {"name": "muon", "learning_rate": learning_rate, "warmup_steps": 50},
@@ -47,6 +47,6 @@ def get_config(scale: str = "phantom") -> ml_collections.ConfigDict:
           },
       },
       "text_vocab_size": 1500 if real else 448,
-      "stage1": stage(900 if real else 450, 0.01 if real else 0.015, _NO_MASKING),
-      "stage2": stage(600 if real else 400, 0.006 if real else 0.01, _MASKING),
+      "stage1": stage(900 if real else 500, 0.01 if real else 0.015, _NO_MASKING),
+      "stage2": stage(600 if real else 450, 0.006 if real else 0.01, _MASKING),
   })  # fmt: skip

@@ -7,6 +7,7 @@ on a leading axis, whether the layers are scanned or unrolled.
 
 import dataclasses
 import functools
+import operator
 from typing import Any, Literal
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.attention import attention, causal_attention
+from chexmix_jax.models.attention import cached_attention, causal_attention
 from chexmix_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
@@ -66,10 +67,14 @@ class TransformerConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-  """Keys and values of the tokens so far, (L, B, S, H, K); the slot of a token is its position."""
+  """Keys and values of the tokens so far, an array a layer; the slot of a token is its position.
 
-  k_LBSHK: jax.Array
-  v_LBSHK: jax.Array
+  One array a layer is updated in place inside a loop, where a stacked one would be copied at every
+  step; and with heads before slots no step has to transpose it.
+  """
+
+  k_BHSK: tuple[jax.Array, ...]
+  v_BHSK: tuple[jax.Array, ...]
 
 
 def rotate(x_BTHK: jax.Array, positions_BT: jax.Array, rotary_dim: int, base: float) -> jax.Array:
@@ -117,11 +122,11 @@ class Attention(nnx.Module):
     else:
       rows = jnp.arange(x_BTD.shape[0])[:, None]
       cache = tuple(
-          old.at[rows, positions_BT].set(new.astype(old.dtype))
+          old.at[rows, :, positions_BT].set(new.astype(old.dtype))
           for old, new in zip(cache, (k_BTHK, v_BTHK), strict=True)
       )
-      mask_BTS = jnp.arange(cache[0].shape[1]) <= positions_BT[..., None]
-      mixed_BTHK = attention(q_BTHK, *cache, mask_BTS)
+      mask_BTS = jnp.arange(cache[0].shape[2]) <= positions_BT[..., None]
+      mixed_BTHK = cached_attention(q_BTHK, *cache, mask_BTS)
     return self.out(mixed_BTHK), cache
 
 
@@ -214,12 +219,12 @@ class Transformer:
 
   def __call__(self, tokens_BT, positions_BT=None, segment_ids_BT=None, *, dropout_key=None):
     """Next-token logits, float32 (B, T, V); dropout only where a key is given."""
-    x_BTD, _, _ = self._run(tokens_BT, positions_BT, segment_ids_BT, dropout_key=dropout_key)
+    x_BTD, _ = self._run(tokens_BT, positions_BT, segment_ids_BT, dropout_key=dropout_key)
     return self._logits(x_BTD)
 
   def hidden_states(self, tokens_BT, positions_BT=None, segment_ids_BT=None):
     """(L+1, B, T, D): embeddings, outputs of all layers but the last, final norm of the last's."""
-    _, _, hidden_LBTD = self._run(tokens_BT, positions_BT, segment_ids_BT, keep_hidden=True)
+    _, hidden_LBTD = self._run(tokens_BT, positions_BT, segment_ids_BT, keep_hidden=True)
     embedded_BTD = self._embed(tokens_BT)
     last_BTD = self._ends.final_norm(hidden_LBTD[-1])
     return jnp.concatenate([embedded_BTD[None], hidden_LBTD[:-1], last_BTD[None]])
@@ -227,11 +232,12 @@ class Transformer:
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `length` tokens a row."""
     config = self.config
-    shape = (config.num_layers, batch, length, config.num_heads, config.head_dim)
-    zeros_LBSHK = constrain(
-        jnp.zeros(shape, jnp.dtype(config.dtype)), (None, "batch", None, "heads", None)
+    shape = (batch, config.num_heads, length, config.head_dim)
+    zeros_BHSK = constrain(
+        jnp.zeros(shape, jnp.dtype(config.dtype)), ("batch", "heads", None, None)
     )
-    return Cache(zeros_LBSHK, zeros_LBSHK)
+    layers_BHSK = (zeros_BHSK,) * config.num_layers
+    return Cache(layers_BHSK, layers_BHSK)
 
   def decode(self, tokens_BT, positions_BT, cache: Cache) -> tuple[jax.Array, Cache]:
     """Logits (B, T, V) of tokens that follow what the cache holds, and the cache with them.
@@ -239,8 +245,14 @@ class Transformer:
     A prompt of many tokens and a step of one are the same call. A token's slot is its position, so
     right padding in a prompt is overwritten before any later token can see it.
     """
-    x_BTD, cache, _ = self._run(tokens_BT, positions_BT, None, cache=cache)
-    return self._logits(x_BTD), cache
+    graphdef = _graphdef(Block, self.config)
+    x_BTD = self._embed(tokens_BT)
+    kv = []
+    for i, layer_cache in enumerate(zip(cache.k_BHSK, cache.v_BHSK, strict=True)):
+      block = nnx.merge(graphdef, jax.tree.map(operator.itemgetter(i), self._layers))
+      x_BTD, layer_cache = block(x_BTD, positions_BT, None, layer_cache)
+      kv.append(layer_cache)
+    return self._logits(x_BTD), Cache(*zip(*kv, strict=True))
 
   def _embed(self, tokens_BT):
     # Gathered over fsdp first, as every kernel is: a lookup in a table that is split along the
@@ -254,9 +266,9 @@ class Transformer:
     return constrain(logits_BTV, ("batch", None, "vocab")).astype(jnp.float32)
 
   def _run(
-      self, tokens_BT, positions_BT, segment_ids_BT, cache=None, dropout_key=None, keep_hidden=False
+      self, tokens_BT, positions_BT, segment_ids_BT, dropout_key=None, keep_hidden=False
   ):
-    """Embeds and runs the layers: (B, T, D), the cache, and every layer's output if kept."""
+    """Embeds and runs the layers: (B, T, D), and every layer's output if kept."""
     config = self.config
     if positions_BT is None:
       positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
@@ -266,16 +278,12 @@ class Transformer:
     keys = None if dropout_key is None else jax.random.split(dropout_key, config.num_layers)
 
     def body(x_BTD, layer):
-      params, layer_cache, key = layer
+      params, key = layer
       block = nnx.merge(graphdef, params)
-      x_BTD, layer_cache = block(x_BTD, positions_BT, segment_ids_BT, layer_cache, key)
-      return x_BTD, (layer_cache, x_BTD if keep_hidden else None)
+      x_BTD, _ = block(x_BTD, positions_BT, segment_ids_BT, None, key)
+      return x_BTD, x_BTD if keep_hidden else None
 
     if config.remat:
       body = jax.checkpoint(body, prevent_cse=not config.scan_layers)
     x_BTD = self._embed(tokens_BT)
-    kv = None if cache is None else (cache.k_LBSHK, cache.v_LBSHK)
-    x_BTD, (kv, hidden_LBTD) = jax.lax.scan(
-        body, x_BTD, (self._layers, kv, keys), unroll=not config.scan_layers
-    )
-    return x_BTD, None if kv is None else Cache(*kv), hidden_LBTD
+    return jax.lax.scan(body, x_BTD, (self._layers, keys), unroll=not config.scan_layers)

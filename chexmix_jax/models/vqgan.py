@@ -89,9 +89,30 @@ def _conv(config, rngs, cin, cout, kernel=3, **kwargs):
 
 
 def _norm(config, rngs, channels):
-  return nnx.GroupNorm(
+  return GroupNorm(
       channels, config.num_groups, epsilon=1e-6, dtype=jnp.dtype(config.dtype), rngs=rngs
   )
+
+
+class GroupNorm(nnx.GroupNorm):
+  """The same numbers, from sums over the pixels of each channel first.
+
+  A sum over pixels and a group's channels at once has a stride in the middle: ten times slower on a
+  CPU.
+  """
+
+  def __call__(self, x_NHWC):
+    x = x_NHWC.astype(jnp.float32)
+    n, _, _, channels = x.shape
+
+    def of_group(x_NC):
+      mean_NG1 = x_NC.reshape(n, self.num_groups, -1).mean(-1, keepdims=True)
+      shape = (n, self.num_groups, channels // self.num_groups)
+      return jnp.broadcast_to(mean_NG1, shape).reshape(n, 1, 1, channels)
+
+    mean, square = of_group(x.mean((1, 2))), of_group((x * x).mean((1, 2)))
+    scale = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon) * self.scale[...]
+    return ((x - mean) * scale + self.bias[...]).astype(self.dtype)
 
 
 class ResBlock(nnx.Module):

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,15 +92,21 @@ class ImageTokenizer:
     except ValueError as error:
       raise UserError(f"{path} is damaged; train the tokenizer again.") from error
     config = config_lib.build(VQGANConfig, values, str(path))
-    with ocp.StandardCheckpointer() as checkpointer:
-      try:
-        params = checkpointer.restore(folder / "params", abstract_params(config))
-      except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}/params does not fit its config.json or is damaged; train the tokenizer"
-            " again."
-        ) from error
-    return cls(config, params)
+    abstract = abstract_params(config)
+    try:
+      saved = ocp.PyTreeCheckpointHandler().metadata(folder / "params").tree
+      if _shapes(saved) != _shapes(abstract):
+        raise ValueError("other shapes")
+      with ocp.StandardCheckpointer() as checkpointer:
+        return cls(config, checkpointer.restore(folder / "params", abstract))
+    except (OSError, ValueError) as error:
+      raise UserError(
+          f"{folder}/params does not fit its config.json or is damaged; train the tokenizer again."
+      ) from error
+
+
+def _shapes(tree: Any) -> Any:
+  return jax.tree.map(lambda leaf: tuple(leaf.shape), tree, is_leaf=lambda x: hasattr(x, "shape"))
 
 
 def _in_batches(function, rows: np.ndarray) -> np.ndarray:

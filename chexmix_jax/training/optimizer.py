@@ -14,8 +14,8 @@ class OptimizerConfig:
 
   Attributes:
     name: AdamW (Loshchilov and Hutter 2019), or Muon (Jordan et al. 2024) for the kernels of the
-      layers with AdamW for the rest. Muon's updates are scaled to the size of AdamW's (Liu et al.
-      2025, arXiv 2502.16982), so that one learning rate serves both.
+      layers with AdamW for the rest, both with Nesterov momentum. Muon's updates are scaled to the
+      size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
     learning_rate: peak, reached after `warmup_steps` of linear warm-up.
     end_fraction: of the peak, where the cosine ends at the last step.
     weight_decay: on matrices only; biases and norms are never decayed.

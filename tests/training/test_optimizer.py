@@ -81,13 +81,14 @@ def test_muon_makes_every_layers_update_orthogonal_and_of_adamws_size():
       spread, spread_before = (_spread(np.reshape(x, shape)) for x in (update, gradient))
       assert spread < 1.13 / 0.68 < spread_before, (group, name)
       assert 0.68 < np.sqrt(np.mean(update**2)) / (0.2 * 0.1) < 1.13, (group, name)
-  # All else gets AdamW's first step, the sign of the gradient times the learning rate.
+  # All else gets AdamW's first step with Nesterov momentum: b1 · m / (1 - b1²) + g, m = (1 - b1) g.
+  size = 0.1 * (0.9 * 0.1 / (1 - 0.9**2) + 1)
   for found, gradient in (
       (updates["embed"]["embedding"], grads["embed"]["embedding"]),
       (updates["lm_head"]["kernel"], grads["lm_head"]["kernel"]),
       (updates["layers"]["norm"]["scale"], grads["layers"]["norm"]["scale"]),
   ):
-    np.testing.assert_allclose(found, -0.1 * np.sign(gradient), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found, -size * np.sign(gradient), rtol=1e-3, atol=1e-4)
 
 
 def _spread(matrix):
