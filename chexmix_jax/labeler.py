@@ -226,7 +226,7 @@ _CLAUSE_END = re.compile(
     r"|otherwise|there (?=(?:is|are|has|have|may)\b))|, (?:and )?(?:with|the|there)\b"
     r"|\band (?=the\b)|(?:,|\band) (?=(?:stable|unchanged|persistent)\b)"
 )
-_VERB = re.compile(r"\b(?:is|are|was|were|appears?|remains?|has|have)\b")
+_VERB = re.compile(r"\b(?:is|are|was|were|be|appears?|remains?|has|have)\b")
 _NEXT_STATEMENT = re.compile(rf"{_VERB.pattern}.*(?:,| and )|\b{_SEEN},")
 _GRADED_AFTER_COMMA = re.compile(
     r", (?:\w+ )?(?:tiny|trace|minimal|small|mild|moderate|severe|possible)\b"

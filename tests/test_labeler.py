@@ -56,6 +56,7 @@ _CASES = (
     ("Blunting of the left costophrenic angle.", "?PE"),
     # Size of the heart and the mediastinum.
     ("The heart is enlarged.", "+CM"),
+    ("The heart may be enlarged.", "?CM"),
     ("Heart size is normal.", "-CM"),
     ("The heart is not enlarged.", "-CM"),
     ("Heart size is at the upper limits of normal.", "-CM"),
