@@ -147,14 +147,14 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
 
 
 def test_a_run_killed_at_a_random_step_ends_like_an_uninterrupted_one(config, tmp_path):
-  config = dataclasses.replace(config, steps=40, log_every=1, checkpoint_every=8)
+  config = dataclasses.replace(config, steps=24, log_every=1, checkpoint_every=6)
   file = tmp_path / "config.py"
   file.write_text(
       "import ml_collections\n\n\ndef get_config():\n"
       f"  return ml_collections.ConfigDict({config_lib.to_dict(config)!r})\n"
   )
   train(config, tmp_path / "whole")
-  run_dir, kill_step = tmp_path / "killed", random.randrange(1, 20)
+  run_dir, kill_step = tmp_path / "killed", random.randrange(1, 11)
   command = [sys.executable, "-m", "chexmix_jax.train", f"--config={file}", f"--output={run_dir}"]
   root = pathlib.Path(__file__).parents[2]
   with open(tmp_path / "output", "w") as output:
