@@ -14,8 +14,8 @@ class OptimizerConfig:
 
   Attributes:
     name: AdamW (Loshchilov and Hutter 2019), or Muon (Jordan et al. 2024) for the kernels of the
-      layers with AdamW for the rest, both with Nesterov momentum. Muon's updates are scaled to the
-      size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both.
+      layers with AdamW for the rest. Muon's updates are scaled to the size of AdamW's (Liu et al.
+      2025, arXiv 2502.16982), so that one learning rate serves both.
     learning_rate: peak, reached after `warmup_steps` of linear warm-up.
     end_fraction: of the peak, where the cosine ends at the last step.
     weight_decay: on matrices only; biases and norms are never decayed.
@@ -47,27 +47,24 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
   """Clipping, then the optimizer on the schedule."""
   schedule = learning_rate_schedule(config, steps)
+  optimizer = optax.adamw(
+      schedule,
+      b1=config.b1,
+      b2=config.b2,
+      eps=config.eps,
+      weight_decay=config.weight_decay,
+      mask=_is_matrix,
+  )
   if config.name == "muon":
-    optimizer = optax.contrib.muon(
+    muon = optax.contrib.muon(
         schedule,
-        weight_decay=config.weight_decay,
-        adam_b1=config.b1,
-        adam_b2=config.b2,
         eps=config.eps,
-        adam_weight_decay=config.weight_decay,
-        weight_decay_mask=_is_matrix,
+        weight_decay=config.weight_decay,
         muon_weight_dimension_numbers=_muon_dimensions,
         consistent_rms=_ADAM_RMS,
     )
-  else:
-    optimizer = optax.adamw(
-        schedule,
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=_is_matrix,
-    )
+    # Not muon's own way with the rest, which is Adam with Nesterov's momentum and decays biases.
+    optimizer = optax.partition({"muon": muon, "adamw": optimizer}, _by_optimizer)
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
 
 
@@ -78,6 +75,15 @@ _ADAM_RMS = 0.2
 def _is_matrix(params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(
       lambda path, _: path[-1].key in ("kernel", "embedding"), params
+  )
+
+
+def _by_optimizer(params: Any) -> Any:
+  """The optimizer of each parameter."""
+  return jax.tree.map(
+      lambda numbers: "muon" if numbers else "adamw",
+      _muon_dimensions(params),
+      is_leaf=lambda x: x is None or isinstance(x, MuonDimensionNumbers),
   )
 
 
