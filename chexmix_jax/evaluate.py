@@ -8,13 +8,13 @@ import argparse
 import dataclasses
 import difflib
 import hashlib
+import io
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from chexmix_jax.evaluation.evaluator import Context, Evaluation, Result
 from chexmix_jax.evaluation.generation import Generation, GenerationConfig
 from chexmix_jax.evaluation.inpainting import Inpainting, InpaintingConfig
 from chexmix_jax.evaluation.retrieval import Retrieval, RetrievalConfig
+from chexmix_jax.files import write_whole
 from chexmix_jax.inference.model import LoadedModel, load_model
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.tokenizers.image import ImageTokenizer
@@ -132,21 +133,12 @@ def _write(output: pathlib.Path, name: str, found: dict[str, Any], result: Resul
   try:
     output.mkdir(parents=True, exist_ok=True)
     (output / f"{name}.json").unlink(missing_ok=True)
-    _replace(
-        output / f"{name}.npz",
-        lambda file: np.savez_compressed(file, allow_pickle=False, **result.artefacts),
-    )
-    text = json.dumps(found, indent=2, allow_nan=False)
-    _replace(output / f"{name}.json", lambda file: file.write(text.encode()))
+    arrays = io.BytesIO()
+    np.savez_compressed(arrays, allow_pickle=False, **result.artefacts)
+    write_whole(output / f"{name}.npz", arrays.getvalue())
+    write_whole(output / f"{name}.json", json.dumps(found, indent=2, allow_nan=False))
   except OSError as error:
     raise UserError(f"{output} cannot be written ({error}); give another --output.") from error
-
-
-def _replace(path: pathlib.Path, write: Callable[[IO[bytes]], object]) -> None:
-  partial = path.with_name(f".{path.name}.partial")
-  with partial.open("wb") as file:
-    write(file)
-  os.replace(partial, path)
 
 
 def format_table(values: dict[str, float]) -> str:

@@ -8,7 +8,6 @@ same command goes on where it stopped.
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import time
 
 from chexmix_jax import cli, prepare, tokenize, train_image_tokenizer, train_text_tokenizer
 from chexmix_jax import config as config_lib
+from chexmix_jax.files import write_whole
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.quickstart_report import write_quickstart_report
 from chexmix_jax.train_image_tokenizer import ImageTokenizerConfig
@@ -73,9 +73,7 @@ class _Steps:
       elapsed = time.perf_counter() - start
       self.seconds[name] = round(self.seconds.get(name, 0.0) + elapsed, 1)
       self._path.parent.mkdir(parents=True, exist_ok=True)
-      partial = self._path.with_suffix(".partial")
-      partial.write_text(json.dumps(self.seconds))
-      os.replace(partial, self._path)
+      write_whole(self._path, json.dumps(self.seconds))
       print(f"   {elapsed:.0f} s", flush=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from chexmix_jax.data.masking import ModalityMaskConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import figures, page
 from chexmix_jax.evaluation.summary import DIRECTIONS, Values, cells, mask_caption, summary_rows
+from chexmix_jax.files import write_whole
 from chexmix_jax.labels import INDEX
 
 if TYPE_CHECKING:  # It imports this module.
@@ -75,8 +75,8 @@ def write_quickstart_report(
       *_seconds(seconds),
       page.paragraph(f"chexmix_jax. {_RESEARCH_ONLY}", "soft"),
   ]
-  _replace(output / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
-  _replace(output / "report.html", page.document("CheXmix in JAX: quickstart", parts))
+  write_whole(output / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+  write_whole(output / "report.html", page.document("CheXmix in JAX: quickstart", parts))
   print(_terminal_table(stages))
   print(
       f"\n{output / 'report.html'} and {output / 'summary.json'} are written;"
@@ -114,12 +114,6 @@ def _read(path: pathlib.Path, parse: Callable[[str], Any]) -> Any:
 
 def _missing(path: pathlib.Path) -> UserError:
   return UserError(f"{path} is missing or damaged; delete its folder and run the quickstart again.")
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  partial = path.with_name(f".{path.name}.partial")
-  partial.write_text(text, encoding="utf-8")
-  os.replace(partial, path)
 
 
 def _summary(

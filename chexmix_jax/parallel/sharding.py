@@ -50,6 +50,11 @@ PARAM_AXES: dict[str, Axes] = {
 }
 
 
+def parameter_name(path: Any) -> str:
+  """The keys of the dicts along a tree's path, joined by dots, as PARAM_AXES names parameters."""
+  return ".".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
+
+
 def partition_spec(axes: Axes) -> PartitionSpec:
   """The mesh axes of an array whose axes carry these logical names."""
   return PartitionSpec(*(RULES[name] if name else None for name in axes))
@@ -72,7 +77,7 @@ def param_shardings(mesh: Mesh, abstract_params: dict[str, Any]) -> dict[str, An
   """NamedSharding of every parameter; UserError names one that is unknown or cannot be divided."""
 
   def sharding(path, leaf):
-    name = ".".join(key.key for key in path)
+    name = parameter_name(path)
     if name not in PARAM_AXES:
       raise UserError(f"Parameter {name} has no axes; add it to PARAM_AXES in {__name__}.")
     axes = PARAM_AXES[name]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import sentencepiece
 
 from chexmix_jax.errors import UserError
+from chexmix_jax.files import write_whole
 
 # SentencePiece writes a space as this character, so a text cannot keep one of its own.
 _SPACE_MARK = "\u2581"
@@ -90,11 +91,9 @@ def train_sentencepiece(
   except (RuntimeError, ValueError) as error:
     raise UserError(_training_failure(str(error), vocab_size)) from error
   output = pathlib.Path(output)
-  partial = output.with_name(f".{output.name}.partial")
   try:
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(model.getvalue())
-    os.replace(partial, output)
+    write_whole(output, model.getvalue())
   except OSError as error:
     raise UserError(f"{output} cannot be written ({error}); give another --output.") from error
   return SentencePieceTokenizer(model.getvalue())

@@ -7,7 +7,6 @@
 """
 
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -16,7 +15,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from chexmix_jax.errors import UserError
+from chexmix_jax.files import write_whole
 from chexmix_jax.models.transformer import Params
+from chexmix_jax.parallel.sharding import parameter_name
 from chexmix_jax.training.step import TrainState
 
 
@@ -34,9 +35,7 @@ def write_job(run_dir: pathlib.Path, job: dict[str, Any]) -> None:
       )
     return
   run_dir.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps(job, indent=2))
-  os.replace(partial, path)
+  write_whole(path, json.dumps(job, indent=2))
 
 
 def read_job(run_dir: pathlib.Path) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def load_params(
 
 def _flatten_tree(tree: Any) -> dict[str, Any]:
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
-  return {".".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+  return {parameter_name(path): leaf for path, leaf in leaves}
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import collections
 import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import tensorboardX
 from clu import parameter_overview
 
 from chexmix_jax.errors import UserError
+from chexmix_jax.files import write_whole
 from chexmix_jax.progress import progress
 
 Row = dict[str, float]
@@ -31,9 +31,7 @@ class RunLog:
     self._path = run_dir / "metrics.jsonl"
     if self._path.exists():
       lines = self._path.read_text().splitlines(keepends=True)
-      partial = self._path.with_suffix(".partial")
-      partial.write_text("".join(line for line in lines if _step_of(line) <= first_step))
-      os.replace(partial, self._path)
+      write_whole(self._path, "".join(line for line in lines if _step_of(line) <= first_step))
     self._file = self._path.open("a")
     self._board = tensorboardX.SummaryWriter(
         str(run_dir / "tensorboard"), purge_step=first_step + 1

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig, init_params
-from chexmix_jax.parallel.sharding import named_sharding, param_shardings
+from chexmix_jax.parallel.sharding import named_sharding, param_shardings, parameter_name
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 Batch = dict[str, jax.Array]
@@ -115,7 +115,7 @@ def abstract_state(
   )
   shardings = param_shardings(mesh, shapes.params)
   by_name = {
-      _name(path): (leaf.shape, sharding)
+      parameter_name(path): (leaf.shape, sharding)
       for (path, leaf), sharding in zip(
           jax.tree_util.tree_flatten_with_path(shapes.params)[0],
           jax.tree.leaves(shardings),
@@ -125,7 +125,7 @@ def abstract_state(
 
   def like_its_parameter(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     # An optimizer keeps copies of the parameters' tree, at any depth; the rest are counters.
-    names = _name(path).split(".")
+    names = parameter_name(path).split(".")
     for start in range(len(names)):
       shape, sharding = by_name.get(".".join(names[start:]), (None, None))
       if shape == leaf.shape:
@@ -138,11 +138,6 @@ def abstract_state(
       jax.tree_util.tree_map_with_path(like_its_parameter, shapes.opt_state),
       sharded(shapes.key, replicated),
   )
-
-
-def _name(path: Any) -> str:
-  """The keys of the dicts along a path, joined by dots."""
-  return ".".join(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
 
 
 def init_state(
