@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="python -m chexmix_jax.quickstart", description=__doc__)
   parser.add_argument(
       "--data",
-      default="phantom:3000",
+      default="phantom:4500",
       help="phantom:NUMBER, r2gen:ANNOTATION.json, nih14:DIR or openi:DIR",
   )
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"))

@@ -58,12 +58,12 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
   # The patient's left is the picture's right.
   x = rng.uniform(0.92, 0.95) if marker == "L" else rng.uniform(0.05, 0.08)
   return Exposure(
-      rotation=rng.normal(0, 0.035),
-      scale=rng.uniform(0.93, 1.07),
-      shift=(rng.normal(0, 0.015), rng.normal(0, 0.015)),
-      gamma=rng.uniform(0.75, 1.35),
-      gain=rng.uniform(0.72, 1.08),
-      offset=rng.uniform(-0.02, 0.14),
+      rotation=rng.normal(0, 0.025),
+      scale=rng.uniform(0.95, 1.05),
+      shift=(rng.normal(0, 0.01), rng.normal(0, 0.01)),
+      gamma=rng.uniform(0.85, 1.2),
+      gain=rng.uniform(0.85, 1.05),
+      offset=rng.uniform(0.0, 0.06),
       noise=rng.uniform(0.004, 0.012),
       marker=marker,
       marker_at=(x, rng.uniform(0.06, 0.12)),

@@ -138,7 +138,7 @@ class _Canvas:
     # Lungs, with vessels that branch out from the hila.
     self.lungs = {}
     for side in ("left", "right"):
-      raised = 0.055 if atelectasis is not None and atelectasis.side == side else 0.0
+      raised = 0.065 if atelectasis is not None and atelectasis.side == side else 0.0
       inside = self.soft(self.lung_shape(side))
       self.lungs[side] = inside * self.soft(self.dome(side, raised) - y)
       vessel = np.exp(-np.hypot(x - self.center(side), y - 0.46) / 0.16)
@@ -188,15 +188,15 @@ def _strength(finding: Finding) -> float:
 
 def _opacity(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> None:
   x, y = _place(canvas, finding, rng)
-  haze = np.exp(-(((canvas.x - x) / 0.10) ** 2) - ((canvas.y - y) / 0.10) ** 2)
-  amount = 0.30 * _strength(finding) * haze * (1 + 0.3 * canvas.texture)
+  haze = np.exp(-(((canvas.x - x) / 0.12) ** 2) - ((canvas.y - y) / 0.12) ** 2)
+  amount = 0.34 * _strength(finding) * haze * (1 + 0.3 * canvas.texture)
   canvas.add(amount * canvas.lungs[finding.side])
 
 
 def _consolidation(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> None:
   x, y = _place(canvas, finding, rng)
-  radius = np.hypot((canvas.x - x) / 0.105, (canvas.y - y) / 0.085) + 0.22 * canvas.texture
-  mask = canvas.soft((1 - radius) * 0.09, 0.014) * canvas.lungs[finding.side]
+  radius = np.hypot((canvas.x - x) / 0.125, (canvas.y - y) / 0.105) + 0.22 * canvas.texture
+  mask = canvas.soft((1 - radius) * 0.11, 0.014) * canvas.lungs[finding.side]
   canvas.cover(mask * (0.55 if finding.hedged else 0.95), 0.66)
   # Air bronchograms: dark branches in the dense area.
   sign = 1 if finding.side == "left" else -1
@@ -243,12 +243,12 @@ def _atelectasis(canvas: _Canvas, finding: Finding, rng: np.random.Generator) ->
   tilt = rng.uniform(0.0, 0.03)
   for offset in (0.075, 0.125):
     y = canvas.anatomy.base - offset
-    band = canvas.line([(x - sign * 0.11, y + tilt), (x + sign * 0.15, y - tilt)], 0.015)
-    canvas.add(0.62 * _strength(finding) * band * canvas.soft(canvas.lung_shape(finding.side)))
+    band = canvas.line([(x - sign * 0.11, y + tilt), (x + sign * 0.15, y - tilt)], 0.019)
+    canvas.add(0.70 * _strength(finding) * band * canvas.soft(canvas.lung_shape(finding.side)))
 
 
 def _pneumothorax(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> None:
-  scale = (0.80, 0.70, 0.58)[_SEVERITY[finding.severity]]
+  scale = (0.77, 0.66, 0.55)[_SEVERITY[finding.severity]]
   lung = canvas.lungs[finding.side]
   sign = 1 if finding.side == "left" else -1
   hilum, middle = 0.5 + sign * 0.06, 0.52
@@ -266,7 +266,7 @@ def _pneumothorax(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -
 
 
 def _effusion(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> None:
-  level = canvas.anatomy.base - (0.035, 0.12, 0.25)[_SEVERITY[finding.severity]]
+  level = canvas.anatomy.base - (0.06, 0.15, 0.27)[_SEVERITY[finding.severity]]
   # The meniscus climbs towards the chest wall.
   wall = np.clip(canvas.outward(finding.side), 0, 1)
   surface = level - 0.11 * np.clip(wall - 0.35, 0, 1) ** 1.5 * 2
