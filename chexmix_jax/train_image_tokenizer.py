@@ -8,6 +8,7 @@ import sys
 
 from chexmix_jax import cli
 from chexmix_jax import config as config_lib
+from chexmix_jax.data import studies as studies_lib
 from chexmix_jax.data.pipeline import image_iterator
 from chexmix_jax.models.vqgan import VQGANConfig
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
@@ -30,9 +31,10 @@ def run(
     studies: pathlib.Path, output: pathlib.Path, config: ImageTokenizerConfig
 ) -> ImageTokenizer:
   """Trains on the studies and writes `output`; finished output is read instead."""
+  pictures = studies_lib.read_card(studies)["request"]
   iterator = image_iterator(studies, "train", config.train.batch_size, config.train.seed)
   with contextlib.closing(iterator):
-    return train_image_tokenizer(iterator, config.model, config.train, output)
+    return train_image_tokenizer(iterator, config.model, config.train, output, pictures)
 
 
 def main(argv: list[str] | None = None) -> None:

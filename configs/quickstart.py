@@ -47,11 +47,11 @@ def get_config(scale: str = "phantom") -> ml_collections.ConfigDict:
               "z_channels": 64, "embed_dim": 32, "num_codes": 256 if real else 192,
           },
           "train": {
-              "steps": 700 if real else 450, "batch_size": 8, "learning_rate": 3e-3,
+              "steps": 450, "batch_size": 8, "learning_rate": 3e-3,
               "codebook_start": 100, "restart_every": 50, "checkpoint_every": 100,
           },
       },
-      "text_vocab_size": 1500 if real else 640,
-      "stage1": stage(900 if real else 620, 0.015 if real else 0.025, _NO_MASKING),
-      "stage2": stage(600, 0.01 if real else 0.02, _MASKING),
+      "text_vocab_size": 1000 if real else 640,
+      "stage1": stage(450 if real else 620, 0.015 if real else 0.025, _NO_MASKING),
+      "stage2": stage(450 if real else 600, 0.01 if real else 0.02, _MASKING),
   })  # fmt: skip

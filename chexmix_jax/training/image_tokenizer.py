@@ -51,6 +51,22 @@ class ImageTokenizerTrainConfig:
   log_every: int = 20
   checkpoint_every: int = 200
 
+  def __post_init__(self):
+    for name in ("steps", "batch_size", "restart_every", "log_every", "checkpoint_every"):
+      if getattr(self, name) < 1:
+        raise UserError(
+            f"{name}={getattr(self, name)} of the image tokenizer's training must be 1 or more."
+        )
+    if self.learning_rate <= 0:
+      raise UserError(
+          f"learning_rate={self.learning_rate} of the image tokenizer's training must be positive."
+      )
+    if not 1 <= self.codebook_start < self.steps:
+      raise UserError(
+          f"codebook_start={self.codebook_start} must be from 1 to below steps={self.steps}, or the"
+          " image tokenizer never learns codes."
+      )
+
 
 def gradient_loss(difference_NHWC: jax.Array) -> jax.Array:
   """Mean absolute finite difference of the error at full, half and quarter size.
@@ -169,15 +185,19 @@ def train_image_tokenizer(
     config: VQGANConfig,
     train: ImageTokenizerTrainConfig,
     output: pathlib.Path,
+    pictures: dict[str, Any],
 ) -> ImageTokenizer:
   """Trains on batches dict(image: float32 (B, H, W, 1) in [-1, 1]) and writes `output`.
 
   While it trains, job.json, metrics.jsonl and checkpoints lie in `output`.training, from which a
   second start goes on; `output` itself appears when all is done, and is then read and returned.
-  Raises UserError for an `output` made with other settings and for a loss that is not finite.
+  `pictures` (for JSON) says which ones the batches hold, so that other ones are not taken for them.
+  Raises UserError for an `output` made with other settings or pictures, and for a loss that is not
+  finite.
   """
   workdir = output.with_name(f"{output.name}.training")
-  write_job(workdir, {"image_tokenizer": config_lib.to_dict(config)} | config_lib.to_dict(train))
+  settings = {"image_tokenizer": config_lib.to_dict(config)} | config_lib.to_dict(train)
+  write_job(workdir, settings | {"pictures": pictures})
   if (output / "config.json").exists():
     return ImageTokenizer.load(output)
   mesh = make_mesh(MeshConfig())

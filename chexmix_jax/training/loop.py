@@ -95,7 +95,9 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
     params = None
     if config.init and not resuming:
       params = _load_init(pathlib.Path(config.init), card, abstract)
-    write_job(run_dir, {"train": config_lib.to_dict(config), "tokens": card})
+    settings = config_lib.to_dict(config)
+    del settings["mesh"]  # A run may go on with other devices.
+    write_job(run_dir, {"train": settings, "tokens": card})
     with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
       if resuming:
         state = checkpoints.restore(abstract, iterator)

@@ -41,9 +41,9 @@ METRICS = {
 }  # fmt: skip
 
 
-def run(studies_dir, output, config=NETWORK, train=TRAIN):
+def run(studies_dir, output, config=NETWORK, train=TRAIN, pictures="generated"):
   with contextlib.closing(image_iterator(studies_dir, "train", train.batch_size, 0)) as iterator:
-    return train_image_tokenizer(iterator, config, train, output)
+    return train_image_tokenizer(iterator, config, train, output, {"source": pictures})
 
 
 def read_lines(output):
@@ -123,6 +123,18 @@ def test_other_settings_for_the_same_output_are_refused(whole, studies_dir):
     run(studies_dir, whole[0], train=dataclasses.replace(TRAIN, seed=1))
   with pytest.raises(UserError, match=r"another image_tokenizer\.num_codes;"):
     run(studies_dir, whole[0], config=dataclasses.replace(NETWORK, num_codes=32))
+  with pytest.raises(UserError, match=r"another pictures\.source;"):
+    run(studies_dir, whole[0], pictures="others")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("steps", 0), ("batch_size", 0), ("learning_rate", 0.0), ("codebook_start", 10),
+     ("codebook_start", 0), ("restart_every", 0), ("checkpoint_every", 0)],
+)  # fmt: skip
+def test_settings_out_of_range_are_named(name, value):
+  with pytest.raises(UserError, match=f"{name}={value}"):
+    dataclasses.replace(TRAIN, **{name: value})
 
 
 def test_a_loss_that_is_not_finite_writes_no_tokenizer(studies_dir, tmp_path, monkeypatch):

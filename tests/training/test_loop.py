@@ -20,6 +20,7 @@ from chexmix_jax.data.masking import MaskingConfig, ModalityMaskConfig
 from chexmix_jax.data.pipeline import DataConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import TransformerConfig
+from chexmix_jax.parallel.mesh import MeshConfig
 from chexmix_jax.training import loop
 from chexmix_jax.training.checkpoint import read_job, saved_steps
 from chexmix_jax.training.loop import TrainConfig, train
@@ -144,6 +145,18 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
   assert saved_steps(tmp_path / "run") == [s for s in (3, 6) if s < stop_step]
   train(config, tmp_path / "run")
   assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_a_stopped_run_goes_on_with_other_devices(config, whole_run, tmp_path, monkeypatch):
+  if jax.device_count() < 8:
+    pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
+  with monkeypatch.context() as patch:
+    interrupt_at(patch, 5)
+    with pytest.raises(KeyboardInterrupt):
+      train(config, tmp_path / "run")
+  train(dataclasses.replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), tmp_path / "run")
+  for ours, theirs in zip(read_lines(tmp_path / "run"), read_lines(whole_run), strict=True):
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
 def test_a_run_killed_at_a_random_step_ends_like_an_uninterrupted_one(config, tmp_path):
