@@ -4,6 +4,7 @@ Brightness is attenuation: 0 is air, 1 is metal. Everything is a smooth function
 unit square, so a picture shows the same at 32 and at 512 pixels.
 """
 
+import copy
 import itertools
 
 import numpy as np
@@ -253,8 +254,7 @@ def _pneumothorax(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -
   sign = 1 if finding.side == "left" else -1
   hilum, middle = 0.5 + sign * 0.06, 0.52
   # The lung falls back towards its hilum: the same outline, shrunk about that point.
-  shrunk = _Canvas.__new__(_Canvas)
-  shrunk.anatomy, shrunk.edge = canvas.anatomy, canvas.edge
+  shrunk = copy.copy(canvas)
   shrunk.x = hilum + (canvas.x - hilum) / scale
   shrunk.y = middle + (canvas.y - middle) / scale
   distance = shrunk.lung_shape(finding.side) * scale
