@@ -7,39 +7,23 @@ _MASKED = -1e30  # Finite, so that a row with nothing to attend to stays finite 
 
 
 def attention(
-    q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask_BTS: jax.Array
+    q_BTHK: jax.Array, k: jax.Array, v: jax.Array, mask_BTS: jax.Array, kv_axes: str = "BSHK"
 ) -> jax.Array:
-  """softmax(q·k / sqrt(K)) · v over the positions that the boolean mask allows: (B, T, H, K)."""
-  logits_BHTS = jnp.einsum(
-      "BTHK,BSHK->BHTS",
-      q_BTHK * q_BTHK.shape[-1] ** -0.5,
-      k_BSHK,
-      preferred_element_type=jnp.float32,
-  )
-  weights_BHTS = _softmax(logits_BHTS, mask_BTS).astype(v_BSHK.dtype)
-  return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS, v_BSHK)
+  """softmax(q·k / sqrt(K)) · v over the positions that the boolean mask allows: (B, T, H, K).
 
-
-def cached_attention(
-    q_BTHK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, mask_BTS: jax.Array
-) -> jax.Array:
-  """The same over keys and values with heads before positions: (B, T, H, K).
-
-  For a single query XLA multiplies such arrays as they lie; the other order it transposes first,
-  which takes eight times as long on a CPU.
+  Keys and values lie as `kv_axes` says. A cache has heads before positions, "BHSK": for a single
+  query XLA multiplies such arrays as they lie; the other order it transposes first, which takes
+  eight times as long on a CPU.
   """
   logits_BHTS = jnp.einsum(
-      "BTHK,BHSK->BHTS",
+      f"BTHK,{kv_axes}->BHTS",
       q_BTHK * q_BTHK.shape[-1] ** -0.5,
-      k_BHSK,
+      k,
       preferred_element_type=jnp.float32,
   )
-  weights_BHTS = _softmax(logits_BHTS, mask_BTS).astype(v_BHSK.dtype)
-  return jnp.einsum("BHTS,BHSK->BTHK", weights_BHTS, v_BHSK)
-
-
-def _softmax(logits_BHTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-  return jax.nn.softmax(jnp.where(mask_BTS[:, None], logits_BHTS, _MASKED), axis=-1)
+  logits_BHTS = jnp.where(mask_BTS[:, None], logits_BHTS, _MASKED)
+  weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(v.dtype)
+  return jnp.einsum(f"BHTS,{kv_axes}->BTHK", weights_BHTS, v)
 
 
 def causal_attention(

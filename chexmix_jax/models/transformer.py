@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.attention import cached_attention, causal_attention
+from chexmix_jax.models.attention import attention, causal_attention
 from chexmix_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
@@ -126,7 +126,7 @@ class Attention(nnx.Module):
           for old, new in zip(cache, (k_BTHK, v_BTHK), strict=True)
       )
       mask_BTS = jnp.arange(cache[0].shape[2]) <= positions_BT[..., None]
-      mixed_BTHK = cached_attention(q_BTHK, *cache, mask_BTS)
+      mixed_BTHK = attention(q_BTHK, *cache, mask_BTS, kv_axes="BHSK")
     return self.out(mixed_BTHK), cache
 
 
