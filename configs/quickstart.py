@@ -15,16 +15,17 @@ _NO_MASKING = {"image": {"weight": 0.2}, "text": {"weight": 1.0}}
 def get_config(scale: str = "phantom") -> ml_collections.ConfigDict:
   """The settings of `python -m chexmix_jax.quickstart`; both stages share the model."""
   real = {"phantom": False, "real": True}[scale]
-  columns, rotary_dim, pair = (16, 32, 3) if real else (8, 24, 1)
+  columns, pair = (16, 3) if real else (8, 1)
+  head_dim = 32
   # Every dimension of a head is rotated, and one pair of them turns once in a row of codes, so that
   # a code's column is easy to tell; the published base of 10,000 has no such pair.
-  rope_base = (columns / (2 * math.pi)) ** (rotary_dim / (2 * pair))
+  rope_base = (columns / (2 * math.pi)) ** (head_dim / (2 * pair))
 
   def stage(steps, learning_rate, masking):
     return {
         "model": {
-            "vocab_size": 0, "num_layers": 3 if real else 2, "width": 128 if real else 96,
-            "num_heads": 4, "mlp_dim": 512 if real else 384, "rotary_dim": rotary_dim,
+            "vocab_size": 0, "num_layers": 3 if real else 4, "width": 128 if real else 64,
+            "num_heads": 4 if real else 2, "mlp_dim": 512 if real else 256, "rotary_dim": head_dim,
             "rope_base": rope_base, "dropout": 0.1 if real else 0.0,
             "scan_layers": False,
         },

@@ -18,6 +18,7 @@ class Anatomy:
   ribs: int
   rib_slope: float
   fat: float  # Soft tissue beyond the ribs.
+  breasts: float  # How much they brighten the lower lungs; 0 where there are none.
   vessels: np.ndarray  # (24, 24) in about [-1, 1]: texture of the lungs.
 
 
@@ -41,13 +42,14 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
   return Anatomy(
       chest_width=rng.uniform(0.325, 0.385),
       apex=rng.uniform(0.09, 0.13),
-      base=rng.uniform(0.69, 0.76),
+      base=rng.uniform(0.67, 0.78),
       heart_width=rng.uniform(0.125, 0.15),
       heart_height=rng.uniform(0.13, 0.155),
       knob=rng.uniform(0.03, 0.045),
       ribs=int(rng.integers(8, 11)),
       rib_slope=rng.uniform(0.18, 0.34),
-      fat=rng.uniform(0.02, 0.07),
+      fat=rng.uniform(0.02, 0.09),
+      breasts=rng.uniform(0.06, 0.14) if rng.random() < 0.5 else 0.0,
       vessels=rng.uniform(-1, 1, (24, 24)),
   )
 
@@ -59,10 +61,10 @@ def draw_exposure(rng: np.random.Generator) -> Exposure:
   x = rng.uniform(0.92, 0.95) if marker == "L" else rng.uniform(0.05, 0.08)
   return Exposure(
       rotation=rng.normal(0, 0.025),
-      scale=rng.uniform(0.95, 1.05),
-      shift=(rng.normal(0, 0.01), rng.normal(0, 0.01)),
-      gamma=rng.uniform(0.85, 1.2),
-      gain=rng.uniform(0.85, 1.05),
+      scale=rng.uniform(0.92, 1.08),
+      shift=(rng.normal(0, 0.015), rng.normal(0, 0.015)),
+      gamma=rng.uniform(0.8, 1.3),
+      gain=rng.uniform(0.8, 1.05),
       offset=rng.uniform(0.0, 0.06),
       noise=rng.uniform(0.004, 0.012),
       marker=marker,

@@ -144,6 +144,10 @@ class _Canvas:
       self.lungs[side] = inside * self.soft(self.dome(side, raised) - y)
       vessel = np.exp(-np.hypot(x - self.center(side), y - 0.46) / 0.16)
       self.cover(self.lungs[side], _LUNG + (0.03 + 0.07 * vessel) * self.texture)
+    for side in ("left", "right"):
+      # Breasts lie over the lower lungs and reach below the diaphragm.
+      breast = self.blob(self.center(side), 0.62, 0.15, 0.14, 0.03)
+      self.add(a.breasts * breast * body)
     # Ribs run down towards the sides; they show over lung and tissue alike.
     chest = self.soft(a.chest_width + 0.02 - np.abs(x - 0.5)) * self.soft(0.8 - y)
     step = 0.66 / a.ribs
@@ -229,7 +233,7 @@ def _edema(canvas: _Canvas, finding: Finding, rng: np.random.Generator) -> None:
         -(((canvas.x - 0.5 - sign * 0.13) / (0.085 + 0.015 * grade)) ** 2)
         - ((canvas.y - 0.44) / 0.15) ** 2
     )
-    amount = (0.42 + 0.10 * grade) * wing * (1 + 0.5 * canvas.texture)
+    amount = (0.34 + 0.10 * grade) * wing * (1 + 0.5 * canvas.texture)
     canvas.add(_strength(finding) * amount * canvas.lungs[side])
     # Kerley B lines: short, horizontal, at the ribs.
     wall = np.exp(-(((canvas.outward(side) - 0.86) / 0.10) ** 2))
