@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chexmix_jax.errors import UserError
@@ -39,6 +39,13 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
 def to_dict(value: Any) -> dict[str, Any]:
   """The JSON-ready nested dict of a dataclass instance."""
   return dataclasses.asdict(value)
+
+
+def check_at_least_one(settings: Any, names: Iterable[str], of: str) -> None:
+  """Raises UserError for a setting among `names` that is below 1; `of` says whose it is."""
+  for name in names:
+    if getattr(settings, name) < 1:
+      raise UserError(f"{name}={getattr(settings, name)} of {of} must be 1 or more.")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -52,11 +52,8 @@ class ImageTokenizerTrainConfig:
   checkpoint_every: int = 200
 
   def __post_init__(self):
-    for name in ("steps", "batch_size", "restart_every", "log_every", "checkpoint_every"):
-      if getattr(self, name) < 1:
-        raise UserError(
-            f"{name}={getattr(self, name)} of the image tokenizer's training must be 1 or more."
-        )
+    names = ("steps", "batch_size", "restart_every", "log_every", "checkpoint_every")
+    config_lib.check_at_least_one(self, names, "the image tokenizer's training")
     if self.learning_rate <= 0:
       raise UserError(
           f"learning_rate={self.learning_rate} of the image tokenizer's training must be positive."

@@ -57,9 +57,8 @@ class TrainConfig:
   checkpoint_every: int = 200
 
   def __post_init__(self):
-    for name in ("steps", "accumulation", "log_every", "checkpoint_every"):
-      if getattr(self, name) < 1:
-        raise UserError(f"{name}={getattr(self, name)} of a training must be 1 or more.")
+    names = ("steps", "accumulation", "log_every", "checkpoint_every")
+    config_lib.check_at_least_one(self, names, "a training")
 
 
 def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train") -> None:
