@@ -20,7 +20,7 @@ from chexmix_jax.errors import UserError
 
 ENTRY_POINTS = (
     "quickstart", "prepare", "train_image_tokenizer", "train_text_tokenizer", "tokenize", "train",
-    "evaluate", "bench",
+    "evaluate", "predict", "convert", "bench",
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from chexmix_jax.files import write_whole
 from chexmix_jax.inference.model import LoadedModel, load_model
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.tokenizers.image import ImageTokenizer
-from chexmix_jax.tokenizers.text import SentencePieceTokenizer
+from chexmix_jax.tokenizers.load import load_text_tokenizer
 
 EVALUATIONS: dict[str, tuple[Callable[[Context, Any], Evaluation], Any]] = {
     "classification": (Classification, ClassificationConfig()),
@@ -60,7 +60,7 @@ def run(
   is made once for all of them. Raises UserError for inputs that do not belong together, before
   anything is scored.
   """
-  image, text = ImageTokenizer.load(image_tokenizer), SentencePieceTokenizer.load(text_tokenizer)
+  image, text = ImageTokenizer.load(image_tokenizer), load_text_tokenizer(text_tokenizer)
   context = None
   for checkpoint, output in zip(checkpoints, outputs, strict=True):
     model = load_model(checkpoint, step)
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> None:
       ("studies", "--output of prepare"),
       ("tokens", "--output of tokenize"),
       ("image_tokenizer", "its folder"),
-      ("text_tokenizer", "its model file"),
+      ("text_tokenizer", "its model file, or a folder with vocab.json and merges.txt"),
   ):
     parser.add_argument(f"--{name}", type=pathlib.Path, required=True, help=text)
   parser.add_argument(

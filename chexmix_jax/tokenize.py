@@ -6,8 +6,9 @@ from typing import Any
 
 from chexmix_jax import cli
 from chexmix_jax.data import tokens
+from chexmix_jax.tokenizers.bpe import BPETokenizer
 from chexmix_jax.tokenizers.image import ImageTokenizer
-from chexmix_jax.tokenizers.text import SentencePieceTokenizer
+from chexmix_jax.tokenizers.load import load_text_tokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 
@@ -22,8 +23,9 @@ def run(
   Finished output is left as it is. Raises UserError for tokenizers that do not fit the studies.
   """
   image = ImageTokenizer.load(image_tokenizer)
-  text = SentencePieceTokenizer.load(text_tokenizer)
-  vocabulary = Vocabulary.sentencepiece(text.vocab_size, image.num_codes)
+  text = load_text_tokenizer(text_tokenizer)
+  layout = Vocabulary.bpe if isinstance(text, BPETokenizer) else Vocabulary.sentencepiece
+  vocabulary = layout(text.vocab_size, image.num_codes)
   return tokens.tokenize_studies(studies, image, text, vocabulary, output)
 
 
@@ -32,7 +34,10 @@ def main(argv: list[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog="chexmix_jax.tokenize", description=__doc__)
   parser.add_argument("--studies", type=pathlib.Path, required=True, help="--output of prepare")
   parser.add_argument("--image_tokenizer", type=pathlib.Path, required=True, help="its folder")
-  parser.add_argument("--text_tokenizer", type=pathlib.Path, required=True, help="its model file")
+  parser.add_argument(
+      "--text_tokenizer", type=pathlib.Path, required=True,
+      help="its model file, or a folder with vocab.json and merges.txt",
+  )  # fmt: skip
   parser.add_argument("--output", type=pathlib.Path, required=True)
   args = parser.parse_args(argv)
   card = run(args.studies, args.image_tokenizer, args.text_tokenizer, args.output)

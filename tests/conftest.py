@@ -1,17 +1,30 @@
 """Shared fixtures: the project's reference files where they are there, small studies and tokens."""
 
 import functools
+import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+from chexmix_jax import config as config_lib
 from chexmix_jax.data import studies, tokens
 from chexmix_jax.data.sources import source
+from chexmix_jax.models import vqgan
+from chexmix_jax.models.transformer import TransformerConfig, abstract_params
 from chexmix_jax.tokenizers import text
+from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 SIZE = 16
+# Ġ stands for a space, Ċ for a new line.
+_MERGES = [
+    "Ġ t", "h e", "Ġt he", "e n", "n d", "Ġ he", "a r", "ar t", "Ġhe art", "l e", "f t", "le ft",
+    "Ġ left", "a l", "Ġ Ġ", "Ċ Ċ",
+]  # fmt: skip
 _WORDS = ["the", "heart", "is", "not", "large", "clear", "lungs", "small", "left", "opacity"]
 
 
@@ -76,6 +89,70 @@ def studies_dir(tmp_path_factory):
 def text_tokenizer(studies_dir, tmp_path_factory):
   reports = studies.load_studies(studies_dir, "train").reports
   return text.train_sentencepiece(reports, 300, tmp_path_factory.mktemp("sp") / "sp.model")
+
+
+@pytest.fixture(scope="session")
+def bpe_dir(tmp_path_factory):
+  """vocab.json and merges.txt as GPT-2 has them, with 16 merges: 273 tokens."""
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in printable]
+  tokens = [*map(chr, printable), *(chr(256 + i) for i in range(len(others)))]
+  tokens += [merge.replace(" ", "") for merge in _MERGES]
+  folder = tmp_path_factory.mktemp("bpe")
+  ids = {token: i for i, token in enumerate([*tokens, "<|endoftext|>"])}
+  (folder / "vocab.json").write_text(json.dumps(ids))
+  (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *_MERGES, ""]), encoding="utf-8")
+  return folder
+
+
+def make_random_params(abstract, std):
+  """Parameters drawn by NumPy, which spares compiling their initialisation; `std` of a kernel."""
+  rng = np.random.default_rng(1234)
+
+  def draw(path, leaf):
+    if path[-1].key in ("scale", "bias"):
+      return jnp.full(leaf.shape, float(path[-1].key == "scale"), leaf.dtype)
+    return jnp.asarray(std(leaf) * rng.normal(size=leaf.shape), leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, abstract)
+
+
+@pytest.fixture(scope="session")
+def random_params():
+  return make_random_params
+
+
+@pytest.fixture(scope="session")
+def model_dir(random_params, tmp_path_factory):
+  """A model with its tokenizers, as `convert` leaves one; tiny, random, 4 x 4 codes."""
+  folder = tmp_path_factory.mktemp("model") / "model"
+  network = vqgan.VQGANConfig(
+      resolution=SIZE, in_channels=1, width=8, channel_multipliers=(1, 2, 2), num_res_blocks=1,
+      z_channels=8, embed_dim=8, num_codes=32, num_groups=4,
+  )  # fmt: skip
+  params = random_params(
+      vqgan.abstract_params(network), lambda leaf: np.prod(leaf.shape[:-1]) ** -0.5
+  )
+  image_tokenizer = ImageTokenizer(network, params)
+  image_tokenizer.save(folder / "image_tokenizer")
+  text_tokenizer = text.train_sentencepiece(
+      ["the heart is large", "the lungs are clear"], 290, folder / "text_tokenizer.model"
+  )
+  vocabulary = Vocabulary.sentencepiece(text_tokenizer.vocab_size, network.num_codes)
+  config = TransformerConfig(
+      vocab_size=vocabulary.size, num_layers=2, width=32, num_heads=4, mlp_dim=64, rotary_dim=4
+  )
+  params = random_params(abstract_params(config), lambda leaf: 0.3)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(folder / "checkpoints" / "7" / "params", params)
+  card = {
+      "vocabulary": vocabulary.to_dict(),
+      "image_tokenizer": image_tokenizer.fingerprint,
+      "text_tokenizer": text_tokenizer.fingerprint,
+  }
+  job = {"train": {"model": config_lib.to_dict(config)}, "tokens": card}
+  (folder / "job.json").write_text(json.dumps(job))
+  return folder
 
 
 @pytest.fixture(scope="session")

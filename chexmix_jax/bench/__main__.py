@@ -3,10 +3,10 @@
 import sys
 
 from chexmix_jax import cli
-from chexmix_jax.bench import train
+from chexmix_jax.bench import generate, train
 from chexmix_jax.errors import UserError
 
-BENCHMARKS = {"train": train.main}
+BENCHMARKS = {"train": train.main, "generate": generate.main}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,67 +1,241 @@
 """Names and layouts of Hugging Face's PhiForCausalLM beside ours."""
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from chexmix_jax.conversion.tensors import Shape, Source, check_shapes
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.transformer import TransformerConfig
+from chexmix_jax.models.transformer import TransformerConfig, abstract_params
+from chexmix_jax.parallel.sharding import parameter_name
 
-# Torch name of a layer's module -> ours. Torch keeps linear weights as (out, in).
-_LAYER_MODULES = {
-    "input_layernorm": "norm",
-    "self_attn.q_proj": "attn.q",
-    "self_attn.k_proj": "attn.k",
-    "self_attn.v_proj": "attn.v",
-    "self_attn.dense": "attn.out",
-    "self_attn.q_layernorm": "attn.q_norm",
-    "self_attn.k_layernorm": "attn.k_norm",
-    "mlp.fc1": "mlp.up",
-    "mlp.fc2": "mlp.down",
+# Our module -> torch's.
+_ENDS = {
+    "embed": "model.embed_tokens",
+    "final_norm": "model.final_layernorm",
+    "lm_head": "lm_head",
+}
+_LAYER = {
+    "norm": "input_layernorm",
+    "attn.q": "self_attn.q_proj",
+    "attn.k": "self_attn.k_proj",
+    "attn.v": "self_attn.v_proj",
+    "attn.out": "self_attn.dense",
+    "attn.q_norm": "self_attn.q_layernorm",
+    "attn.k_norm": "self_attn.k_layernorm",
+    "mlp.up": "mlp.fc1",
+    "mlp.down": "mlp.fc2",
 }
 
 
-def params_from_torch(
-    config: TransformerConfig, tensors: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-  """Our parameters, float32, from the tensors of a PhiForCausalLM by their torch names.
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+  """One tensor of torch's beside the part of ours that it fills.
 
-  Raises UserError that lists every missing and unexpected tensor.
+  Attributes:
+    layer: its place on the leading axis of our stacked parameter, or None.
+    shape: torch's; linear weights are (out, in) there.
+    ours: shape of our part; linear kernels are (in, out), with heads apart.
   """
-  heads = (config.num_heads, config.head_dim)
-  modules = {k: v for k, v in _LAYER_MODULES.items() if config.qk_norm or "layernorm" not in k}
-  modules["input_layernorm"] = "norm"
-  names = [f"model.layers.{i}.{m}" for i in range(config.num_layers) for m in modules]
-  names += ["model.final_layernorm", "lm_head"]
-  expected = {f"{n}.{kind}" for n in names for kind in ("weight", "bias")}
-  expected.add("model.embed_tokens.weight")
-  if missing := sorted(expected - set(tensors)):
-    raise UserError(f"The checkpoint lacks {', '.join(missing)}; is it of another shape?")
-  if extra := sorted(set(tensors) - expected):
-    raise UserError(f"The checkpoint has unexpected tensors {', '.join(extra)}.")
 
-  def module(name: str, ours: str) -> dict[str, np.ndarray]:
-    weight, bias = (np.asarray(tensors[f"{name}.{k}"], np.float32) for k in ("weight", "bias"))
-    if ours.endswith("norm"):
-      return {"scale": weight, "bias": bias}
-    if ours in ("attn.q", "attn.k", "attn.v"):
-      return {"kernel": weight.T.reshape(-1, *heads), "bias": bias.reshape(heads)}
-    if ours == "attn.out":
-      return {"kernel": weight.T.reshape(*heads, -1), "bias": bias}
-    return {"kernel": weight.T, "bias": bias}
+  parameter: str
+  layer: int | None
+  shape: Shape
+  ours: Shape
 
-  layers: dict[str, Any] = {}
-  for theirs, ours in modules.items():
-    parts = [module(f"model.layers.{i}.{theirs}", ours) for i in range(config.num_layers)]
-    group = layers
-    *parents, leaf = ours.split(".")
+  @property
+  def is_kernel(self) -> bool:
+    return self.parameter.endswith(".kernel")
+
+  def to_ours(self, tensor: np.ndarray) -> np.ndarray:
+    return (tensor.T if self.is_kernel else tensor).reshape(self.ours)
+
+  def to_torch(self, part: np.ndarray) -> np.ndarray:
+    return part.reshape(self.shape[::-1]).T if self.is_kernel else part.reshape(self.shape)
+
+
+def torch_shapes(config: TransformerConfig) -> dict[str, Shape]:
+  """Shapes of PhiForCausalLM's tensors by their names."""
+  return {name: tensor.shape for name, tensor in _tensors(config).items()}
+
+
+def params_from_torch(
+    config: TransformerConfig, tensors: Mapping[str, np.ndarray], what: str = "The checkpoint"
+) -> dict[str, Any]:
+  """Our parameters, in the tensors' own precision, from those of a PhiForCausalLM by torch's names.
+
+  One tensor is read at a time. Raises UserError that lists every missing, unexpected and misshapen
+  tensor of `what`.
+  """
+  expected = _tensors(config)
+  found = getattr(tensors, "shapes", None) or {k: v.shape for k, v in tensors.items()}
+  check_shapes(what, {name: tensor.shape for name, tensor in expected.items()}, found)
+  parameters: dict[str, np.ndarray] = {}
+  for name, tensor in expected.items():
+    part = tensor.to_ours(tensors[name])
+    if tensor.layer is None:
+      parameters[tensor.parameter] = np.ascontiguousarray(part)
+      continue
+    if tensor.parameter not in parameters:
+      parameters[tensor.parameter] = np.empty((config.num_layers, *part.shape), part.dtype)
+    parameters[tensor.parameter][tensor.layer] = part
+  return _nested(parameters)
+
+
+def params_to_torch(config: TransformerConfig, params: dict[str, Any]) -> list[Source]:
+  """The tensors of a PhiForCausalLM, to be made one at a time, from our parameters."""
+  flat = {
+      parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+  }
+
+  def source(name: str, tensor: _Tensor) -> Source:
+    def read() -> np.ndarray:
+      leaf = flat[tensor.parameter]
+      return tensor.to_torch(np.asarray(leaf if tensor.layer is None else leaf[tensor.layer]))
+
+    return name, tensor.shape, read
+
+  return [source(name, tensor) for name, tensor in _tensors(config).items()]
+
+
+def config_from_torch(
+    shapes: Mapping[str, Shape], settings: Mapping[str, Any] | None, where: str
+) -> TransformerConfig:
+  """The shape of a PhiForCausalLM from its tensors' shapes and its config.json.
+
+  Without a config.json, what no shape tells (heads, rotary part, base, epsilon) is the published
+  model's; UserError where the width is not. UserError too for a config.json that asks for what this
+  architecture does not do.
+  """
+  published = TransformerConfig()
+  try:
+    layers = {int(n.split(".")[2]) for n in shapes if n.startswith("model.layers.")}
+    vocab_size, width = shapes["model.embed_tokens.weight"]
+    mlp_dim = shapes["model.layers.0.mlp.fc1.weight"][0]
+  except (KeyError, ValueError) as error:
+    raise UserError(f"{where} holds no PhiForCausalLM; name a checkpoint of that kind.") from error
+  found = dataclasses.replace(
+      published, vocab_size=vocab_size, num_layers=max(layers) + 1, mlp_dim=mlp_dim,
+      qk_norm="model.layers.0.self_attn.q_layernorm.weight" in shapes,
+  )  # fmt: skip
+  if settings is None:
+    if width != published.width:
+      raise UserError(
+          f"{where} is {width} wide, unlike the published model, and no config.json lies beside it"
+          " to say how many heads that is; put it there."
+      )
+    return found
+  _check_settings(settings, where)
+  heads = settings["num_attention_heads"]
+  rope = settings.get("rope_parameters") or settings  # transformers 5 keeps the rotary part there.
+  return dataclasses.replace(
+      found,
+      width=width,
+      num_heads=heads,
+      rotary_dim=int(
+          rope.get("partial_rotary_factor", settings.get("partial_rotary_factor", 0.5))
+          * (width // heads)
+      ),
+      rope_base=float(rope.get("rope_theta", published.rope_base)),
+      norm_eps=float(settings.get("layer_norm_eps", published.norm_eps)),
+      dropout=float(settings.get("resid_pdrop", 0.0)),
+  )
+
+
+def _check_settings(settings: Mapping[str, Any], where: str) -> None:
+  ropes = [settings.get(key) or {} for key in ("rope_scaling", "rope_parameters")]
+  kinds = {rope.get("rope_type", rope.get("type", "default")) for rope in ropes}
+  wanted = {
+      "model_type": ("phi",),
+      "hidden_act": ("gelu_new", "gelu_pytorch_tanh"),
+      "tie_word_embeddings": (False, None),
+      "num_key_value_heads": (settings.get("num_attention_heads"), None),
+  }
+  for key, allowed in wanted.items():
+    if settings.get(key) not in allowed:
+      raise UserError(
+          f"{where}: config.json has {key}={settings.get(key)!r}, which this model does not do;"
+          f" it does {allowed[0]!r}."
+      )
+  if kinds != {"default"}:
+    raise UserError(f"{where}: config.json scales the rotary embedding, which is not done here.")
+
+
+def config_to_torch(config: TransformerConfig, eot: int, context: int) -> dict[str, Any]:
+  """config.json for PhiForCausalLM; `eot` begins and ends texts, `context` is in tokens."""
+  rotary_factor = config.rotary_dim / config.head_dim
+  if int(rotary_factor * config.head_dim) < config.rotary_dim:  # They cut the product off.
+    rotary_factor = math.nextafter(rotary_factor, math.inf)
+  return {
+      "architectures": ["PhiForCausalLM"],
+      "model_type": "phi",
+      "vocab_size": config.vocab_size,
+      "hidden_size": config.width,
+      "intermediate_size": config.mlp_dim,
+      "num_hidden_layers": config.num_layers,
+      "num_attention_heads": config.num_heads,
+      "num_key_value_heads": config.num_heads,
+      "partial_rotary_factor": rotary_factor,
+      "rope_theta": config.rope_base,
+      "rope_scaling": None,
+      "layer_norm_eps": config.norm_eps,
+      "qk_layernorm": config.qk_norm,
+      "hidden_act": "gelu_new",
+      "resid_pdrop": config.dropout,
+      "embd_pdrop": 0.0,
+      "attention_dropout": 0.0,
+      "initializer_range": 0.02,
+      "max_position_embeddings": context,
+      "tie_word_embeddings": False,
+      "bos_token_id": eot,
+      "eos_token_id": eot,
+      "use_cache": True,
+  }
+
+
+def _tensors(config: TransformerConfig) -> dict[str, _Tensor]:
+  """Every tensor of torch's by name, a layer after the other, then the ends."""
+  shapes = {
+      parameter_name(path): leaf.shape
+      for path, leaf in jax.tree_util.tree_flatten_with_path(abstract_params(config))[0]
+  }
+  return dict(_named(config, shapes))
+
+
+def _named(
+    config: TransformerConfig, shapes: Mapping[str, Shape]
+) -> Iterator[tuple[str, _Tensor]]:
+  for parameter, shape in shapes.items():
+    module, _, kind = parameter.rpartition(".")
+    suffix = "bias" if kind == "bias" else "weight"
+    if module in _ENDS:
+      yield f"{_ENDS[module]}.{suffix}", _Tensor(parameter, None, _torch_shape(kind, shape), shape)
+      continue
+    theirs, ours = _LAYER[module.removeprefix("layers.")], shape[1:]
+    for layer in range(config.num_layers):
+      name = f"model.layers.{layer}.{theirs}.{suffix}"
+      yield name, _Tensor(parameter, layer, _torch_shape(kind, ours, module), ours)
+
+
+def _torch_shape(kind: str, ours: Shape, module: str = "") -> Shape:
+  if kind == "bias":
+    return (int(np.prod(ours)),)
+  if kind != "kernel":
+    return ours
+  inputs = 2 if module.endswith("attn.out") else 1  # Its inputs are heads and their dimensions.
+  return int(np.prod(ours[inputs:])), int(np.prod(ours[:inputs]))
+
+
+def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for name, leaf in flat.items():
+    *parents, last = name.split(".")
+    group = tree
     for parent in parents:
       group = group.setdefault(parent, {})
-    group[leaf] = {kind: np.stack([part[kind] for part in parts]) for kind in parts[0]}
-  return {
-      "embed": {"embedding": np.asarray(tensors["model.embed_tokens.weight"], np.float32)},
-      "layers": layers,
-      "final_norm": module("model.final_layernorm", "norm"),
-      "lm_head": module("lm_head", "lm_head"),
-  }
+    group[last] = leaf
+  return tree

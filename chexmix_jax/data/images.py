@@ -6,40 +6,63 @@ import pathlib
 import numpy as np
 from PIL import Image
 
+from chexmix_jax.data import dicom
 from chexmix_jax.errors import UserError
 
 _WINDOW_PERCENTILES = (1, 99)
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+SUFFIXES = (".png", ".jpg", ".jpeg", *dicom.SUFFIXES)
+"""Of the files that can be read, in lower case."""
 
 
 def read_image(path: str | os.PathLike[str], size: int) -> np.ndarray:
-  """Reads a PNG or JPEG file to uint8 (size, size, 3).
+  """Reads a PNG, JPEG or DICOM file to uint8 (size, size, 3).
 
   A PNG is windowed to its 1st - 99th percentile, taken over the raw array (16 bits, alpha and
   palette indices included), then made 8-bit RGB; a JPEG is made RGB. The shorter side is resized
   to `size` with Lanczos and the centre is cut out. Bit for bit the published reader's arithmetic
-  under numpy 2 (CheXmix, released inference package).
+  under numpy 2 (CheXmix, released inference package). What chexmix_jax.data.dicom makes of a DICOM
+  file goes the way of a PNG.
 
   Raises UserError, naming the file, when it is missing, damaged or of another kind.
   """
   path = pathlib.Path(path)
-  if path.suffix.lower() not in _SUFFIXES:
-    raise UserError(f"{path} is not a PNG or JPEG file by its name; convert it to one of them.")
+  suffix = path.suffix.lower()
+  if suffix not in SUFFIXES:
+    raise UserError(
+        f"{path} is not a PNG, JPEG or DICOM file by its name; convert it to one of them."
+    )
   if not path.is_file():
     raise UserError(f"The image {path} does not exist; mend the path or fetch the file.")
+  if suffix in dicom.SUFFIXES:
+    return from_raw(dicom.read_dicom(path), size)
   try:
     with Image.open(path, formats=("PNG", "JPEG")) as file:
       file.load()
-      is_png = path.suffix.lower() == ".png"
-      image = Image.fromarray(window(np.asarray(file))) if is_png else file
-      # Drops the alpha of a PNG; a JPEG has none, so nothing is left to blend on white.
-      rgb = image.convert("RGB")
+      # A JPEG has no alpha to drop and nothing to blend on white.
+      rgb = from_raw(np.asarray(file), size) if suffix == ".png" else from_jpeg(file, size)
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     # Pillow raises SyntaxError for a broken PNG chunk and OSError for a truncated or foreign file.
     raise UserError(
         f"The image {path} cannot be read, it is damaged or not a PNG or JPEG; replace the file."
     ) from error
-  return _centre_square(rgb, size)
+  return rgb
+
+
+def from_raw(raw: np.ndarray, size: int) -> np.ndarray:
+  """uint8 (size, size, 3) of a raw array (H, W) or (H, W, channels), read as that of a PNG."""
+  # The conversion drops an alpha.
+  return _centre_square(Image.fromarray(window(raw)).convert("RGB"), size)
+
+
+def from_jpeg(image: Image.Image, size: int) -> np.ndarray:
+  """uint8 (size, size, 3) of a picture that is not windowed, as none of a JPEG is."""
+  return _centre_square(image.convert("RGB"), size)
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+  """uint8 (H, W) luma of uint8 (H, W, 3); grey files keep their values exactly."""
+  return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
 def window(raw: np.ndarray) -> np.ndarray:

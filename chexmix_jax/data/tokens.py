@@ -12,6 +12,7 @@ from chexmix_jax.data import images, records, studies
 from chexmix_jax.errors import UserError
 from chexmix_jax.labels import CHEXPERT_14
 from chexmix_jax.progress import progress
+from chexmix_jax.tokenizers.text import TextTokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 _KIND = "tokens"
@@ -30,16 +31,6 @@ class ImageTokenizer(Protocol):
 
   def encode(self, pixels: np.ndarray) -> np.ndarray:
     """int32 (N, h, w) codes of float32 (N, H, W, C) pixels in [-1, 1]."""
-
-
-class TextTokenizer(Protocol):
-  """What tokenising needs of a text tokenizer."""
-
-  vocab_size: int
-  fingerprint: str
-
-  def encode(self, text: str) -> list[int]:
-    """Ids of a text."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,9 @@ from chexmix_jax import labels as labels_lib
 from chexmix_jax.data import tokens
 from chexmix_jax.data.masking import mask_codes
 from chexmix_jax.errors import UserError
-from chexmix_jax.evaluation.embeddings import embed_images
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.evaluation.probe import auroc, fit_probes
+from chexmix_jax.inference.embeddings import embed_images
 from chexmix_jax.models.transformer import (
     Params,
     TransformerConfig,

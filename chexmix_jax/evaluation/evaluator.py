@@ -1,24 +1,18 @@
-"""What every evaluation shares: its inputs, its result, and a batched map over the mesh.
+"""What every evaluation shares: its inputs and its result.
 
 An evaluation is a class of one file: `Evaluation(context, config).run(params)` gives a Result. It
 is built once for a set of inputs, and run for each checkpoint.
 """
 
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-import jax
 import numpy as np
 
 from chexmix_jax.models.transformer import Params, TransformerConfig
-from chexmix_jax.parallel.mesh import make_mesh
-from chexmix_jax.parallel.sharding import named_sharding
-from chexmix_jax.progress import progress
 from chexmix_jax.tokenizers.image import ImageTokenizer
-from chexmix_jax.tokenizers.text import SentencePieceTokenizer
+from chexmix_jax.tokenizers.text import TextTokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 
@@ -40,7 +34,7 @@ class Context:
   studies: pathlib.Path
   tokens: pathlib.Path
   image_tokenizer: ImageTokenizer
-  text_tokenizer: SentencePieceTokenizer
+  text_tokenizer: TextTokenizer
   split: str = "test"
   seed: int = 0
 
@@ -63,43 +57,3 @@ class Evaluation(Protocol):
 
   def run(self, params: Params) -> Result:
     """Scores the parameters of one checkpoint."""
-
-
-def map_rows(
-    function: Callable[[Any], Any], rows: Any, batch_size: int, description: str = ""
-) -> Any:
-  """`function` over a tree of arrays that share their first axis, N > 0: a tree of numpy arrays.
-
-  `function` is jitted and sees `batch_size` rows at a time (rounded up to a multiple of the
-  devices), sharded over the mesh; it must treat rows alike and apart. The last batch is padded
-  with its last row, and what comes of padding is cut off. Outputs, (N, …) each, stay on the devices
-  until the one transfer at the end. `description` names a progress bar.
-
-  Parameters go in as `jax.tree_util.Partial(function, params)`: as arguments of the compiled
-  function, which then serves the next checkpoint too, where a closure would make constants of them.
-  """
-  if not isinstance(function, jax.tree_util.Partial):
-    function = jax.tree_util.Partial(function)
-  mesh = make_mesh()
-  batch_size = -(-batch_size // mesh.size) * mesh.size
-  count = len(jax.tree.leaves(rows)[0])
-  outputs = []
-  with jax.set_mesh(mesh):
-    for start in progress(
-        range(0, count, batch_size), desc=description, unit="batch", leave=False
-    ):
-      take = np.minimum(np.arange(start, start + batch_size), count - 1)
-      batch = jax.tree.map(functools.partial(_put, mesh, take), rows)
-      outputs.append(_apply(function, batch))
-  outputs = jax.device_get(outputs)
-  return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
-
-
-@jax.jit
-def _apply(function: jax.tree_util.Partial, batch: Any) -> Any:
-  return function(batch)
-
-
-def _put(mesh: jax.sharding.Mesh, take: np.ndarray, array: np.ndarray) -> jax.Array:
-  rows = array[take]
-  return jax.device_put(rows, named_sharding(mesh, ("batch", *(None,) * (rows.ndim - 1))))

@@ -5,22 +5,19 @@ Shape suffixes: N reports, F findings.
 
 import collections
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from chexmix_jax.data import studies, tokens
 from chexmix_jax.errors import UserError
-from chexmix_jax.evaluation.evaluator import Context, Result, map_rows
-from chexmix_jax.inference.generate import GenerateConfig, generate
+from chexmix_jax.evaluation.evaluator import Context, Result
+from chexmix_jax.inference.generate import GenerateConfig
+from chexmix_jax.inference.reports import generate_ids, read_report, report_prompts
 from chexmix_jax.labeler import find_mentions, label_report
 from chexmix_jax.labels import CHEXPERT_14, INDEX, POSITIVE, UNCERTAIN
-from chexmix_jax.models.transformer import Params, TransformerConfig
+from chexmix_jax.models.transformer import Params
 from chexmix_jax.tokenizers.text import normalise
-from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 FINDINGS = tuple(name for name in CHEXPERT_14 if name != "No Finding")
 """The findings that are scored."""
@@ -109,15 +106,17 @@ class Generation:
     """Texts, and which of them were cut, bool (N,)."""
     context, config = self._context, self._config
     vocabulary = context.vocabulary
-    prompts = np.pad(
-        vocabulary.codes_to_ids(self._codes), ((0, 0), (1, 2)), constant_values=vocabulary.eot
-    ).astype(np.int32)
-    prompts[:, 0], prompts[:, -2] = vocabulary.boi, vocabulary.eoi
-    options = GenerateConfig(max_new=config.max_new, stop_ids=(vocabulary.boi,))
-    function = jax.tree_util.Partial(_generator(context.model, vocabulary, options), params)
-    new_NT = map_rows(function, prompts, config.batch_size, "report generation")
-    texts = [context.text_tokenizer.decode(row[vocabulary.is_text(row)]) for row in new_NT]
-    return [normalise(text) for text in texts], ~np.any(new_NT == vocabulary.boi, axis=1)
+    prompts = report_prompts(vocabulary, vocabulary.codes_to_ids(self._codes))
+    # boi ends every document that was trained on; the published model may write report_end instead.
+    stop_ids = (vocabulary.boi, vocabulary.report_end)
+    options = GenerateConfig(max_new=config.max_new, stop_ids=stop_ids)
+    new = generate_ids(
+        context.model, vocabulary, params, list(prompts), options, config.batch_size,
+        "report generation",
+    )  # fmt: skip
+    texts = [read_report(vocabulary, context.text_tokenizer, row) for row in new]
+    is_cut = np.array([row[-1] not in stop_ids for row in new])
+    return [normalise(text) for text in texts], is_cut
 
   def _score_baselines(self) -> dict[str, float]:
     source = studies.open_studies(self._context.studies, "train")
@@ -136,17 +135,6 @@ class Generation:
         scores["exact_match"] = _exact_match(self._references, given)
         values |= {f"{name}/{key}": value for key, value in scores.items()}
     return values
-
-
-@functools.cache
-def _generator(
-    config: TransformerConfig, vocabulary: Vocabulary, options: GenerateConfig
-) -> Callable[[Params, jax.Array], jax.Array]:
-  def function(params, prompts_BP):
-    lengths_B = jnp.full(len(prompts_BP), prompts_BP.shape[1])
-    return generate(config, params, vocabulary, prompts_BP, lengths_B, options)
-
-  return function
 
 
 def _labels(texts: Sequence[str]) -> np.ndarray:

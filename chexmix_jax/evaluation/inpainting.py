@@ -4,22 +4,18 @@ Shape suffixes: N pictures, H height, W width, T codes of a picture in raster or
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from chexmix_jax.data import studies, tokens
-from chexmix_jax.data.masking import mask_codes
 from chexmix_jax.errors import UserError
-from chexmix_jax.evaluation.evaluator import Context, Result, map_rows
-from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
-from chexmix_jax.tokenizers.vocabulary import Vocabulary
+from chexmix_jax.evaluation.evaluator import Context, Result
+from chexmix_jax.inference.inpaint import METHODS, draw_mask, fill_codes
+from chexmix_jax.models.transformer import Params
+from chexmix_jax.parallel.batches import map_rows
 
-_WAYS = ("one_pass", "sequential")
 _NUM_EXAMPLES = 8
 _GREY = 128  # Of a hidden cell in the examples.
 _MIN_ERROR = 1e-10  # A mean squared error below it counts as this: at most 100 dB.
@@ -33,6 +29,8 @@ class InpaintingConfig:
     random_ratios: shares of the cells that are hidden, drawn by lot.
     top_ratios: shares of the rows that are hidden, from the top on.
     bottom_ratios: the same from the bottom on.
+    methods: ways to fill, of METHODS in chexmix_jax.inference.inpaint; the eight
+      rounds of "iterative" are left out by default.
     num_studies: of the split, from its first on.
     num_validation: of the validation split, for the choice of a way to fill.
     num_mean: of the training split, for the mean picture.
@@ -42,6 +40,7 @@ class InpaintingConfig:
   random_ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
   top_ratios: tuple[float, ...] = (0.5,)
   bottom_ratios: tuple[float, ...] = (0.5,)
+  methods: tuple[str, ...] = ("one_pass", "sequential")
   num_studies: int = 64
   num_validation: int = 64
   num_mean: int = 1000
@@ -51,6 +50,9 @@ class InpaintingConfig:
     for ratio in (*self.random_ratios, *self.top_ratios, *self.bottom_ratios):
       if not 0 < ratio < 1:
         raise UserError(f"{ratio} of the inpainting's ratios must lie between 0 and 1.")
+    for method in self.methods:
+      if method not in METHODS:
+        raise UserError(f"methods holds {method!r}, no way to fill; use some of {METHODS}.")
     for name in ("num_studies", "num_validation", "num_mean", "batch_size"):
       if getattr(self, name) < 1:
         raise UserError(f"{name}={getattr(self, name)} of the inpainting must be positive.")
@@ -76,12 +78,8 @@ class _Pictures:
 class Inpainting:
   """Most likely codes in place of hidden ones, against the original picture.
 
-  The model reads `boi · codes`; its output at a code's place before predicts the code. Causal
-  attention hides what lies after a cell, so masks at the top and at the bottom stand apart. Two
-  ways to fill:
-
-    one_pass     hidden codes are the mask token, and all are predicted at once (as in stage 2)
-    sequential   in raster order, and what was filled in is read as if it were seen (as in stage 1)
+  Causal attention hides what lies after a cell, so masks at the top and at the bottom stand apart.
+  The ways to fill are described in chexmix_jax.inference.inpaint.
 
   Values at a mask M such as `random/mask=0.50`, each a mean over pictures:
 
@@ -91,7 +89,7 @@ class Inpainting:
     nll/M                        nats of a hidden code, of the model's distribution over codes
 
   of the way with the better masked PSNR in the validation split, where each picture has one of the
-  masks in turn, and with `/one_pass` and `/sequential` at the end those of both. PSNR is in dB, of
+  masks in turn, and with `/one_pass` and so on at the end those of each. PSNR is in dB, of
   each picture by itself (at most 100); pixels are in [0, 1] and not rounded. The whole picture is
   drawn from codes, the visible cells too. Baselines of the first five, with the same visible cells:
 
@@ -120,7 +118,7 @@ class Inpainting:
     for shape, ratio in self._config.masks:
       mask = f"{shape}/mask={ratio:.2f}"
       hidden_NT = self._hidden(shape, ratio)
-      for way in _WAYS:
+      for way in self._config.methods:
         scores, drawn_NHW = self._score(params, self._test, hidden_NT, way)
         values |= {f"{name}/{mask}/{way}": value for name, value in scores.items()}
         if way == chosen:
@@ -165,18 +163,19 @@ class Inpainting:
     ])
     psnr = {
         way: self._score(params, self._validation, hidden_NT, way)[0]["masked_psnr"]
-        for way in _WAYS
+        for way in self._config.methods
     }
-    return max(_WAYS, key=lambda way: psnr[way])
+    return max(self._config.methods, key=lambda way: psnr[way])
 
   def _score(
       self, params: Params, pictures: _Pictures, hidden_NT: np.ndarray, way: str
   ) -> tuple[dict[str, float], np.ndarray]:
     """Scores of one way, and what it drew, (N, H, W)."""
     context = self._context
-    rows = {"codes": pictures.codes_NT, "hidden": hidden_NT}
-    function = jax.tree_util.Partial(_FILLS[way](context.model, context.vocabulary), params)
-    filled = map_rows(function, rows, self._config.batch_size, f"inpainting, {way}")
+    filled = fill_codes(
+        context.model, context.vocabulary, params, pictures.codes_NT, hidden_NT, way,
+        self._config.batch_size, f"inpainting, {way}",
+    )  # fmt: skip
     drawn_NHW = self._draw(filled["codes"])
     scores = self._compare(pictures.original_NHW, drawn_NHW, hidden_NT)
     scores["token_accuracy"] = float(
@@ -225,82 +224,6 @@ def _originals(context: Context, split: str, number: int) -> np.ndarray:
   source = studies.open_studies(context.studies, split)
   rows = (source[i] for i in range(min(number, len(source))))
   return np.stack([studies.decode_image(row["image"]) for row in rows]).astype(np.float32) / 255
-
-
-def draw_mask(
-    shape: str, ratio: float, grid: tuple[int, int], seed: int, number: int
-) -> np.ndarray:
-  """Which cells of study `number` are hidden, bool (h·w,) in raster order.
-
-  `random` hides round(ratio · h · w) cells, `top` and `bottom` round(ratio · h) rows. Raises
-  UserError where that is none or all.
-  """
-  height, width = grid
-  if shape == "random":
-    rng = np.random.default_rng([seed, number, round(ratio * 1000)])
-    hidden = mask_codes(rng, np.arange(height * width), ratio)
-  else:
-    row = np.arange(height) if shape == "top" else np.arange(height)[::-1]
-    hidden = np.repeat(row < int(ratio * height + 0.5), width)
-  if not 0 < hidden.sum() < hidden.size:
-    raise UserError(
-        f"A {shape} mask of {ratio} hides none or all of {height} x {width} codes; take another"
-        " ratio."
-    )
-  return hidden
-
-
-@functools.cache
-def _one_pass(config: TransformerConfig, vocabulary: Vocabulary) -> Callable[[Params, Any], Any]:
-  """codes (N, T), the hidden ones filled in, and log_prob of the true codes (N, T)."""
-
-  def function(params, rows):
-    ids_NT = jnp.where(
-        rows["hidden"], vocabulary.mask, vocabulary.codes_to_ids(rows["codes"])
-    )
-    inputs_NT = jnp.pad(ids_NT[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.boi)
-    logits_NTV = Transformer(config, params)(inputs_NT)
-    return _fill(vocabulary, logits_NTV, rows["codes"], rows["hidden"])
-
-  return function
-
-
-@functools.cache
-def _sequential(config: TransformerConfig, vocabulary: Vocabulary) -> Callable[[Params, Any], Any]:
-  """The same, each code given those before it as they were filled in."""
-
-  def function(params, rows):
-    model = Transformer(config, params)
-    count, length = rows["codes"].shape
-
-    def extend(state, cell):
-      last_N, cache = state
-      position, codes_N, hidden_N = cell
-      positions_N1 = jnp.full((count, 1), position)
-      logits_N1V, cache = model.decode(last_N[:, None], positions_N1, cache)
-      filled = _fill(vocabulary, logits_N1V[:, 0], codes_N, hidden_N)
-      return (vocabulary.codes_to_ids(filled["codes"]), cache), filled
-
-    start = (jnp.full(count, vocabulary.boi, jnp.int32), model.init_cache(count, length))
-    cells = (jnp.arange(length), rows["codes"].T, rows["hidden"].T)
-    _, filled = jax.lax.scan(extend, start, cells)
-    return jax.tree.map(jnp.transpose, filled)
-
-  return function
-
-
-_FILLS = {"one_pass": _one_pass, "sequential": _sequential}
-
-
-def _fill(vocabulary: Vocabulary, logits: jax.Array, codes: jax.Array, hidden: jax.Array) -> Any:
-  """From logits (..., V) and true codes (...) to codes and log_prob (...)."""
-  first = vocabulary.image_offset
-  log_probs = jax.nn.log_softmax(logits[..., first : first + vocabulary.num_codes], axis=-1)
-  best = jnp.argmax(log_probs, axis=-1).astype(codes.dtype)
-  return {
-      "codes": jnp.where(hidden, best, codes),
-      "log_prob": jnp.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0],
-  }
 
 
 def picture_scores(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:

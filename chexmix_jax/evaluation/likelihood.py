@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from chexmix_jax.evaluation.embeddings import image_prompts, pad_texts
-from chexmix_jax.evaluation.evaluator import map_rows
+from chexmix_jax.inference.embeddings import image_prompts, pad_texts
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
+from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 

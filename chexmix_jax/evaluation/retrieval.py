@@ -10,9 +10,9 @@ import numpy as np
 
 from chexmix_jax.data import tokens
 from chexmix_jax.errors import UserError
-from chexmix_jax.evaluation.embeddings import embed_images, embed_reports
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.evaluation.likelihood import log_likelihoods
+from chexmix_jax.inference.embeddings import embed_images, embed_reports
 from chexmix_jax.models.transformer import Params
 
 _DIRECTIONS = ("image_to_report", "report_to_image")

@@ -8,7 +8,7 @@ on a leading axis, whether the layers are scanned or unrolled.
 import dataclasses
 import functools
 import operator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,10 +67,11 @@ class TransformerConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-  """Keys and values of the tokens so far, an array a layer; the slot of a token is its position.
+  """Keys and values of the tokens so far, an array a layer, in slots that all rows fill alike.
 
   One array a layer is updated in place inside a loop, where a stacked one would be copied at every
-  step; and with heads before slots no step has to transpose it.
+  step; with heads before slots no step has to transpose it; and as a token's slot is the same in
+  all rows, a step writes one slice, where a scatter would go row by row.
   """
 
   k_BHSK: tuple[jax.Array, ...]
@@ -93,8 +94,19 @@ def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
 
 
+class LayerCache(NamedTuple):
+  """What one layer's attention looks back on: keys and values, where to write, what to see."""
+
+  kv_BHSK: tuple[jax.Array, jax.Array]
+  slot: jax.Array
+  mask_BTS: jax.Array
+
+
 class Attention(nnx.Module):
-  """Projections around attention, with biases."""
+  """Projections around attention, with biases.
+
+  Also gives the keys and values: of the tokens, (B, T, H, K), or those of the cache with them.
+  """
 
   def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
     self.config = config
@@ -119,15 +131,14 @@ class Attention(nnx.Module):
     q_BTHK = constrain(q_BTHK, ("batch", None, "heads", None))
     if cache is None:
       mixed_BTHK = causal_attention(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+      kv = k_BTHK, v_BTHK
     else:
-      rows = jnp.arange(x_BTD.shape[0])[:, None]
-      cache = tuple(
-          old.at[rows, :, positions_BT].set(new.astype(old.dtype))
-          for old, new in zip(cache, (k_BTHK, v_BTHK), strict=True)
+      kv = tuple(
+          jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2), (0, 0, cache.slot, 0))
+          for old, new in zip(cache.kv_BHSK, (k_BTHK, v_BTHK), strict=True)
       )
-      mask_BTS = jnp.arange(cache[0].shape[2]) <= positions_BT[..., None]
-      mixed_BTHK = attention(q_BTHK, *cache, mask_BTS, kv_axes="BHSK")
-    return self.out(mixed_BTHK), cache
+      mixed_BTHK = attention(q_BTHK, *kv, cache.mask_BTS, kv_axes="BHSK")
+    return self.out(mixed_BTHK), kv
 
 
 class MLP(nnx.Module):
@@ -156,10 +167,10 @@ class Block(nnx.Module):
   def __call__(self, x_BTD, positions_BT, segment_ids_BT, cache=None, dropout_key=None):
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
     normed_BTD = self.norm(x_BTD)
-    attn_BTD, cache = self.attn(normed_BTD, positions_BT, segment_ids_BT, cache)
+    attn_BTD, kv = self.attn(normed_BTD, positions_BT, segment_ids_BT, cache)
     mlp_BTD = self.mlp(normed_BTD)
     x_BTD = x_BTD + _dropout(attn_BTD, self.rate, keys[0]) + _dropout(mlp_BTD, self.rate, keys[1])
-    return constrain(x_BTD, ("batch", None, None)), cache
+    return constrain(x_BTD, ("batch", None, None)), kv
 
 
 class Ends(nnx.Module):
@@ -222,12 +233,15 @@ class Transformer:
     x_BTD, _ = self._run(tokens_BT, positions_BT, segment_ids_BT, dropout_key=dropout_key)
     return self._logits(x_BTD)
 
-  def hidden_states(self, tokens_BT, positions_BT=None, segment_ids_BT=None):
-    """(L+1, B, T, D): embeddings, outputs of all layers but the last, final norm of the last's."""
-    _, hidden_LBTD = self._run(tokens_BT, positions_BT, segment_ids_BT, keep_hidden=True)
-    embedded_BTD = self._embed(tokens_BT)
-    last_BTD = self._ends.final_norm(hidden_LBTD[-1])
-    return jnp.concatenate([embedded_BTD[None], hidden_LBTD[:-1], last_BTD[None]])
+  def hidden_states(self, tokens_BT, positions_BT=None, segment_ids_BT=None, *, keep=lambda x: x):
+    """(L+1, B, T, D): embeddings, outputs of all layers but the last, final norm of the last's.
+
+    With `keep`, what it makes of each of the L+1 arrays (B, T, D) instead, stacked; only that is
+    held in memory.
+    """
+    last_BTD, kept_L = self._run(tokens_BT, positions_BT, segment_ids_BT, keep=keep)
+    first, last = keep(self._embed(tokens_BT)), keep(self._ends.final_norm(last_BTD))
+    return jnp.concatenate([first[None], kept_L[:-1], last[None]])
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `length` tokens a row."""
@@ -239,20 +253,47 @@ class Transformer:
     layers_BHSK = (zeros_BHSK,) * config.num_layers
     return Cache(layers_BHSK, layers_BHSK)
 
-  def decode(self, tokens_BT, positions_BT, cache: Cache) -> tuple[jax.Array, Cache]:
+  def prefill(self, tokens_BT, length: int) -> tuple[jax.Array, Cache]:
+    """Logits (B, T, V) of tokens from position 0 on, and a cache of `length` slots with them.
+
+    What `decode` gives with an empty cache, but no token looks at slots behind its own. The slot of
+    a token is its position.
+    """
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    segment_ids_BT = jnp.ones_like(tokens_BT)
+    room = ((0, 0), (0, 0), (0, length - tokens_BT.shape[1]), (0, 0))
+    x_BTD = self._embed(tokens_BT)
+    layers = []
+    for i in range(self.config.num_layers):
+      x_BTD, kv_BTHK = self._block(i)(x_BTD, positions_BT, segment_ids_BT)
+      kv_BHSK = (jnp.pad(new.swapaxes(1, 2), room) for new in kv_BTHK)
+      layers.append([constrain(new, ("batch", "heads", None, None)) for new in kv_BHSK])
+    return self._logits(x_BTD), Cache(*zip(*layers, strict=True))
+
+  def decode(
+      self, tokens_BT, positions_BT, cache: Cache, slot=None, mask_BTS=None
+  ) -> tuple[jax.Array, Cache]:
     """Logits (B, T, V) of tokens that follow what the cache holds, and the cache with them.
 
-    A prompt of many tokens and a step of one are the same call. A token's slot is its position, so
-    right padding in a prompt is overwritten before any later token can see it.
+    All rows write to the same T slots, from `slot` (an int32) on, and a token sees the slots that
+    the boolean mask allows. By default a slot is a position: positions must then be consecutive and
+    alike in all rows, and a token sees all up to its own.
     """
-    graphdef = _graphdef(Block, self.config)
+    if slot is None:
+      slot = positions_BT[0, 0]
+    if mask_BTS is None:
+      mask_BTS = jnp.arange(cache.k_BHSK[0].shape[2]) <= positions_BT[..., None]
     x_BTD = self._embed(tokens_BT)
-    kv = []
-    for i, layer_cache in enumerate(zip(cache.k_BHSK, cache.v_BHSK, strict=True)):
-      block = nnx.merge(graphdef, jax.tree.map(operator.itemgetter(i), self._layers))
-      x_BTD, layer_cache = block(x_BTD, positions_BT, None, layer_cache)
-      kv.append(layer_cache)
-    return self._logits(x_BTD), Cache(*zip(*kv, strict=True))
+    layers = []
+    for i, kv_BHSK in enumerate(zip(cache.k_BHSK, cache.v_BHSK, strict=True)):
+      layer_cache = LayerCache(kv_BHSK, slot, mask_BTS)
+      x_BTD, kv_BHSK = self._block(i)(x_BTD, positions_BT, None, layer_cache)
+      layers.append(kv_BHSK)
+    return self._logits(x_BTD), Cache(*zip(*layers, strict=True))
+
+  def _block(self, layer: int) -> Block:
+    params = jax.tree.map(operator.itemgetter(layer), self._layers)
+    return nnx.merge(_graphdef(Block, self.config), params)
 
   def _embed(self, tokens_BT):
     # Gathered over fsdp first, as every kernel is: a lookup in a table that is split along the
@@ -266,9 +307,9 @@ class Transformer:
     return constrain(logits_BTV, ("batch", None, "vocab")).astype(jnp.float32)
 
   def _run(
-      self, tokens_BT, positions_BT, segment_ids_BT, dropout_key=None, keep_hidden=False
+      self, tokens_BT, positions_BT, segment_ids_BT, dropout_key=None, keep=lambda x: None
   ):
-    """Embeds and runs the layers: (B, T, D), and every layer's output if kept."""
+    """Embeds and runs the layers: (B, T, D), and what is kept of every layer's output."""
     config = self.config
     if positions_BT is None:
       positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
@@ -281,7 +322,7 @@ class Transformer:
       params, key = layer
       block = nnx.merge(graphdef, params)
       x_BTD, _ = block(x_BTD, positions_BT, segment_ids_BT, None, key)
-      return x_BTD, x_BTD if keep_hidden else None
+      return x_BTD, keep(x_BTD)
 
     if config.remat:
       body = jax.checkpoint(body, prevent_cse=not config.scan_layers)

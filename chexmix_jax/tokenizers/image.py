@@ -21,25 +21,26 @@ _BATCH = 32
 
 
 class ImageTokenizer:
-  """Encodes and decodes in batches of fixed size; the last batch is padded.
+  """Encodes and decodes in batches; the last one is padded to a power of two.
 
   Attributes:
     config: shape of the network.
     grid: (h, w) codes of a picture.
     num_codes: entries of the codebook.
+    params: of the network.
   """
 
   def __init__(self, config: VQGANConfig, params: Params):
     self.config = config
     self.grid = config.grid
     self.num_codes = config.num_codes
-    self._params = params
+    self.params = params
 
   @functools.cached_property
   def fingerprint(self) -> str:
     """sha256 over the config and all parameters, hex."""
     digest = hashlib.sha256(json.dumps(config_lib.to_dict(self.config), sort_keys=True).encode())
-    for path, leaf in jax.tree_util.tree_flatten_with_path(self._params)[0]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(self.params)[0]:
       digest.update(jax.tree_util.keystr(path).encode())
       digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
@@ -58,11 +59,11 @@ class ImageTokenizer:
       )
     if pixels.shape[3] != channels:
       pixels = np.repeat(pixels, channels, axis=3)
-    return _in_batches(functools.partial(_encode, self.config, self._params), pixels)
+    return _in_batches(functools.partial(_encode, self.config, self.params), pixels)
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     """float32 (N, H, W, C) pixels, clamped to [-1, 1], of int (N, h, w) codes."""
-    return _in_batches(functools.partial(_decode, self.config, self._params), np.asarray(codes))
+    return _in_batches(functools.partial(_decode, self.config, self.params), np.asarray(codes))
 
   def save(self, folder: pathlib.Path) -> None:
     """Writes config.json and params/ (Orbax), whole or not at all."""
@@ -71,7 +72,7 @@ class ImageTokenizer:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(partial / "params", self._params)
+      checkpointer.save(partial / "params", self.params)
     (partial / "config.json").write_text(
         json.dumps(config_lib.to_dict(self.config), indent=2)
     )
@@ -113,7 +114,7 @@ def _in_batches(function, rows: np.ndarray) -> np.ndarray:
   outputs = []
   for start in range(0, len(rows), _BATCH):
     batch = rows[start : start + _BATCH]
-    missing = _BATCH - len(batch)
+    missing = (1 << (len(batch) - 1).bit_length()) - len(batch)
     padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
     outputs.append(np.asarray(function(padded))[: len(batch)])
   return np.concatenate(outputs)

@@ -1,4 +1,4 @@
-"""SentencePiece text tokenizer: training, loading, and its exact round trip."""
+"""What a text tokenizer is; SentencePiece's: training, loading, and its exact round trip."""
 
 import hashlib
 import io
@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import sentencepiece
 
@@ -21,6 +22,24 @@ _MAX_TEXT_BYTES = 1 << 20
 def normalise(text: str) -> str:
   """What decode(encode(text)) gives: the text with every run of white space as one space."""
   return " ".join(text.replace(_SPACE_MARK, " ").split())
+
+
+class TextTokenizer(Protocol):
+  """Text to ids and back; chexmix_jax.tokenizers.load reads one from its files.
+
+  Attributes:
+    vocab_size: the ids are [0, vocab_size).
+    fingerprint: hex; equal for tokenizers that give the same ids.
+  """
+
+  vocab_size: int
+  fingerprint: str
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of a text, which never spells a special id of the model."""
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of ids in [0, vocab_size)."""
 
 
 class SentencePieceTokenizer:

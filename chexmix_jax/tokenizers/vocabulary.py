@@ -7,13 +7,27 @@ import numpy as np
 
 from chexmix_jax.errors import UserError
 
+WHITE_SPACE_RUNS = (
+    *(" " * length for length in range(31, 1, -1)),
+    *("\t" * length for length in range(9, 1, -1)),
+)
+"""What CodeGen and the published model add behind the GPT-2 vocabulary, in the order of the ids."""
+
+SPECIAL_TOKENS = (
+    "<|img|>", "<|/img|>", "<|imgpad|>",
+    *(f"<|{slash}{name}|>" for name in ("ref", "box", "quad") for slash in ("", "/")),
+    *(f"<|coord_{i}|>" for i in range(10)),
+    *(f"<|extra_{i}|>" for i in range(54)),
+)  # fmt: skip
+"""What the published model adds behind those, in the order of the ids; the first two are used."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
   """Where every kind of token lives.
 
   A document is `boi · image ids in raster order · eoi · eot · text ids`; the token after its last
-  one is the next document's `boi`, which is therefore also what ends a report.
+  one is the next document's `boi`, which therefore also ends a report; see `report_end`.
 
   Attributes:
     size: rows of the embedding table.
@@ -70,12 +84,32 @@ class Vocabulary:
     )  # fmt: skip
 
   @classmethod
-  def published(cls) -> "Vocabulary":
-    """The published model's layout; that its last two rows are mask and pad is inferred."""
+  def bpe(cls, num_text: int, num_codes: int) -> "Vocabulary":
+    """The published model's layout: text, SPECIAL_TOKENS, image codes, then mask and pad.
+
+    The text ids are those of a BPETokenizer: eot is its end-of-text, behind which come only the
+    WHITE_SPACE_RUNS. The special ids begin with boi and eoi; the others have no part in a document.
+    That the last two rows are mask and pad is inferred.
+    """
+    offset = num_text + len(SPECIAL_TOKENS)
     return cls(
-        size=58562, num_text=50295, image_offset=50368, num_codes=8192, boi=50295, eoi=50296,
-        eot=50256, mask=58560, pad=58561,
+        size=offset + num_codes + 2, num_text=num_text, image_offset=offset, num_codes=num_codes,
+        boi=num_text, eoi=num_text + 1, eot=num_text - len(WHITE_SPACE_RUNS) - 1,
+        mask=offset + num_codes, pad=offset + num_codes + 1,
     )  # fmt: skip
+
+  @classmethod
+  def published(cls) -> "Vocabulary":
+    """That of the published model: GPT-2's BPE and 8,192 codes."""
+    return cls.bpe(num_text=50295, num_codes=8192)
+
+  @property
+  def report_end(self) -> int:
+    """The id that a decoder waits for at the end of a report.
+
+    eot where it is one of the text tokenizer's ids, as in the published model; else boi.
+    """
+    return self.eot if self.eot < self.num_text else self.boi
 
   def codes_to_ids(self, codes: np.ndarray) -> np.ndarray:
     """Token ids of image codes, same shape."""

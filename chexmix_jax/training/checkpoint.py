@@ -95,11 +95,12 @@ class Checkpoints:
 
 
 def load_params(
-    run_dir: pathlib.Path, abstract: Params, step: int | None = None
+    run_dir: pathlib.Path, abstract: Params, step: int | None = None, as_saved: bool = False
 ) -> tuple[Params, int]:
   """Parameters of a run's checkpoint (the newest by default) and its step.
 
-  They come on the shardings of `abstract`, where it has any. UserError where there is no such
+  They come on the shardings of `abstract`, where it has any, and in its precision or `as_saved`.
+  UserError where there is no such
   checkpoint, or where it is of another shape, naming the first parameter that differs.
   """
   steps = saved_steps(run_dir)
@@ -123,6 +124,12 @@ def load_params(
     raise UserError(
         f"{path} is a checkpoint of another shape: it also holds {min(saved_shapes)};"
         " use the config that it was trained with."
+    )
+  if as_saved:
+    abstract = jax.tree.map(
+        lambda leaf, there: jax.ShapeDtypeStruct(leaf.shape, there.dtype, sharding=leaf.sharding),
+        abstract,
+        saved,
     )
   with ocp.StandardCheckpointer() as checkpointer:
     return checkpointer.restore(path, abstract), step

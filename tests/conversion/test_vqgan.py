@@ -1,12 +1,21 @@
 """Names and layouts of the VQModel: everything is taken once, and what is wrong is named."""
 
+import dataclasses
+import types
+
 import jax
 import numpy as np
 import pytest
 
-from chexmix_jax.conversion.vqgan import params_from_torch
+from chexmix_jax.conversion.vqgan import (
+    config_from_torch,
+    config_to_torch,
+    params_from_torch,
+    params_to_torch,
+    torch_shapes,
+)
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.vqgan import VQGANConfig, abstract_params
+from chexmix_jax.models.vqgan import VQGANConfig, abstract_params, init_params
 
 CONFIG = VQGANConfig(
     resolution=16, in_channels=1, width=8, channel_multipliers=(1, 2), num_res_blocks=1,
@@ -81,13 +90,58 @@ def test_training_only_tensors_are_passed_over(tensors):
   params_from_torch(CONFIG, tensors)
 
 
-def test_missing_and_unexpected_tensors_are_named(tensors):
+def test_what_is_wrong_is_named_all_at_once(tensors):
   del tensors["encoder.conv_out.bias"], tensors["quantize.embedding.weight"]
-  with pytest.raises(UserError, match=r"encoder\.conv_out\.bias, quantize\.embedding\.weight"):
-    params_from_torch(CONFIG, tensors)
-
-
-def test_unexpected_tensors_are_named(tensors):
   tensors["encoder.extra.weight"] = np.zeros(3)
-  with pytest.raises(UserError, match=r"unexpected tensors encoder\.extra\.weight"):
+  tensors["decoder.norm_out.weight"] = np.zeros(9)
+  with pytest.raises(UserError) as error:
     params_from_torch(CONFIG, tensors)
+  message = str(error.value)
+  assert "missing: encoder.conv_out.bias, quantize.embedding.weight" in message
+  assert "unexpected: encoder.extra.weight" in message
+  assert "decoder.norm_out.weight (9,) instead of (8,)" in message
+
+
+def _round_trip(config):
+  params = init_params(config, jax.random.key(0))
+  back = {name: read() for name, _, read in params_to_torch(config, params)}
+  again = params_from_torch(config, back)
+  assert jax.tree.all(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), params, again))
+  return back
+
+
+TAMING = VQGANConfig(
+    resolution=16, in_channels=3, width=32, channel_multipliers=(1, 2), num_res_blocks=1,
+    attention_resolutions=(8,), z_channels=4, embed_dim=6, num_codes=8,
+)  # fmt: skip
+
+
+def test_shapes_tell_the_config_and_there_and_back_is_bit_identical():
+  tensors = _round_trip(TAMING)
+  settings = config_to_torch(TAMING)
+  assert config_from_torch(tensors, settings, "x") == TAMING
+  # A resolution at which no level works is allowed in a yaml.
+  settings["model"]["params"]["ddconfig"]["attn_resolutions"] = [8, 512]
+  assert config_from_torch(tensors, settings, "x") == TAMING
+  settings["model"]["params"]["ddconfig"]["ch_mult"] = [1, 4]
+  with pytest.raises(UserError, match=r"channel_multipliers=\(1, 2\).*\(1, 4\) by its yaml"):
+    config_from_torch(tensors, settings, "x")
+  with pytest.raises(UserError, match="not one of a VQModel"):
+    config_from_torch(tensors, {"model": {}}, "x")
+  with pytest.raises(UserError, match="not the image tokenizer"):
+    config_from_torch({"a": np.zeros(3)}, None, "x")
+
+
+def test_what_pytorch_cannot_be_is_refused():
+  config = dataclasses.replace(TAMING, patch=2)
+  with pytest.raises(UserError, match="patch=2"):
+    params_to_torch(config, {})
+
+
+def test_the_published_shape_is_told_by_its_tensors():
+  published = VQGANConfig()
+  shapes = {
+      name: types.SimpleNamespace(shape=shape)
+      for name, shape in torch_shapes(published).items()
+  }
+  assert config_from_torch(shapes, None, "x") == published

@@ -3,7 +3,8 @@ import pytest
 from chexmix_jax import prepare, tokenize, train_text_tokenizer
 from chexmix_jax.data import studies, tokens
 from chexmix_jax.errors import UserError
-from chexmix_jax.tokenizers import text
+from chexmix_jax.tokenizers import bpe, text
+from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 
 def test_from_an_annotation_to_tokens(
@@ -28,6 +29,19 @@ def test_from_an_annotation_to_tokens(
   reader = text.SentencePieceTokenizer.load(folder / "sp.model")
   assert [reader.decode(ids) for ids in table.texts] == ["Report number 19."]
   assert "19 train, 1 test" in capsys.readouterr().out
+
+
+def test_a_folder_of_bpe_files_gives_the_published_layout(
+    studies_dir, bpe_dir, tmp_path, image_tokenizer, monkeypatch
+):
+  monkeypatch.setattr(tokenize.ImageTokenizer, "load", lambda path: image_tokenizer)
+  card = tokenize.run(studies_dir, tmp_path, bpe_dir, tmp_path / "tokens")
+  reader = bpe.BPETokenizer.load(bpe_dir)
+  assert card["vocabulary"] == Vocabulary.bpe(reader.vocab_size, 32).to_dict()
+  assert card["text_tokenizer"] == reader.fingerprint
+  table = tokens.load_tokens(tmp_path / "tokens", "test")
+  reports = studies.load_studies(studies_dir, "test").reports
+  assert [reader.decode(ids) for ids in table.texts] == reports
 
 
 def test_the_text_tokenizer_sees_the_training_split_only(tmp_path, write_annotation):

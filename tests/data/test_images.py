@@ -69,4 +69,4 @@ def test_a_damaged_png_chunk_is_named(tmp_path):
 
 def test_another_kind_of_file_is_refused(tmp_path):
   with pytest.raises(UserError, match="convert"):
-    images.read_image(tmp_path / "a.dcm", 16)
+    images.read_image(tmp_path / "a.tiff", 16)

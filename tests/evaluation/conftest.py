@@ -62,20 +62,8 @@ def studies_dir(tmp_path_factory):
   return folder
 
 
-def random_params(abstract, std):
-  """Parameters drawn by NumPy, which spares compiling their initialisation; `std` of a kernel."""
-  rng = np.random.default_rng(1234)
-
-  def draw(path, leaf):
-    if path[-1].key in ("scale", "bias"):
-      return jnp.full(leaf.shape, float(path[-1].key == "scale"), leaf.dtype)
-    return jnp.asarray(std(leaf) * rng.normal(size=leaf.shape), leaf.dtype)
-
-  return jax.tree_util.tree_map_with_path(draw, abstract)
-
-
 @pytest.fixture(scope="session")
-def image_tokenizer(studies_dir):
+def image_tokenizer(studies_dir, random_params):
   """A random VQGAN of 4 x 4 codes whose codebook is drawn from what its encoder says."""
   config = vqgan.VQGANConfig(
       resolution=SIZE, in_channels=1, width=8, channel_multipliers=(1, 2, 2), num_res_blocks=1,
@@ -123,7 +111,7 @@ def model_config(vocabulary):
 
 
 @pytest.fixture(scope="session")
-def params(model_config):
+def params(model_config, random_params):
   """Random parameters, larger than fresh ones, so that every token matters."""
   return random_params(abstract_params(model_config), lambda leaf: 0.3)
 

@@ -163,7 +163,7 @@ def test_inputs_that_do_not_belong_together(write_run, inputs, tmp_path, context
   with pytest.raises(UserError, match="another vocabulary"):
     main(run=write_run("other", vocabulary=other))
   changed = dataclasses.replace(context.image_tokenizer.config, commitment=0.5)
-  type(context.image_tokenizer)(changed, context.image_tokenizer._params).save(tmp_path / "changed")
+  type(context.image_tokenizer)(changed, context.image_tokenizer.params).save(tmp_path / "changed")
   with pytest.raises(UserError, match="another image tokenizer"):
     main(f"--image_tokenizer={tmp_path / 'changed'}")
   with pytest.raises(UserError, match="not a run directory"):

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from chexmix_jax.evaluation.generation import (
 from chexmix_jax.inference.generate import GenerateConfig, generate
 from chexmix_jax.labeler import label_report
 from chexmix_jax.labels import INDEX
+from chexmix_jax.models.transformer import abstract_params
+from chexmix_jax.tokenizers.bpe import BPETokenizer
+from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 CONFIG = GenerationConfig(max_new=12, num_studies=10, batch_size=4)
 
@@ -125,6 +129,27 @@ def test_empty_reports_are_scored_as_reports_without_findings(generation, monkey
 def test_a_model_that_ends_at_once_writes_empty_reports(generation, params, vocabulary):
   head = {**params["lm_head"], "bias": params["lm_head"]["bias"].at[vocabulary.boi].add(1e3)}
   result = generation.run({**params, "lm_head": head})
+  assert result.artefacts["generated"].tolist() == [""] * 10
+  assert result.values["unfinished"] == 0
+
+
+@pytest.mark.parametrize("end", ["boi", "eot"])
+def test_a_model_of_the_published_layout_may_end_with_either_id(
+    end, context, model_config, bpe_dir, tmp_path
+):
+  reader = BPETokenizer.load(bpe_dir)
+  vocabulary = Vocabulary.bpe(reader.vocab_size, context.image_tokenizer.num_codes)
+  tokens.tokenize_studies(
+      context.studies, context.image_tokenizer, reader, vocabulary, tmp_path / "tokens"
+  )
+  model = dataclasses.replace(model_config, vocab_size=vocabulary.size)
+  changed = dataclasses.replace(
+      context, model=model, vocabulary=vocabulary, tokens=tmp_path / "tokens", text_tokenizer=reader
+  )
+  params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), abstract_params(model))
+  bias = params["lm_head"]["bias"].at[getattr(vocabulary, end)].set(1.0)
+  params["lm_head"] = {**params["lm_head"], "bias": bias}
+  result = Generation(changed, CONFIG).run(params)
   assert result.artefacts["generated"].tolist() == [""] * 10
   assert result.values["unfinished"] == 0
 

@@ -1,6 +1,7 @@
 """The decoder against the PyTorch implementation's own outputs, and its invariants."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,25 @@ def test_logits_and_hidden_states_equal_the_pytorch_implementation(golden):
   np.testing.assert_allclose(model.hidden_states(data["ids"]), data["hidden"], atol=1e-4, rtol=0)
 
 
+def test_long_inputs_and_right_padding_equal_the_pytorch_implementation(golden):
+  config, params, data = golden
+  model = Transformer(config, params)
+
+  def compare(ours, expected):
+    np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
+
+  compare(model(data["long_seq"])[0, -1], data["long_logits_last"])
+  hidden_LBTD = model.hidden_states(data["long_seq"])
+  compare(hidden_LBTD[:, 0, -1], data["long_last_hidden"])
+  compare(hidden_LBTD[:, 0, 1:-1].mean(1), data["long_mean"])
+  assert data["ext_seq"].shape == (1, 2048)
+  compare(model.hidden_states(data["ext_seq"])[:, 0, -4:], data["ext_hidden_last4"])
+  is_there_BT = data["pad_mask"].astype(bool)
+  assert not is_there_BT.all()
+  last_BTD = model.hidden_states(data["ids"])[-1]
+  compare(last_BTD[is_there_BT], data["pad_last_hidden"][is_there_BT])
+
+
 def test_unrolled_layers_equal_scanned_ones(small_params):
   tokens = jax.random.randint(jax.random.key(1), (2, 70), 0, 100)
   unrolled = dataclasses.replace(SMALL, scan_layers=False)
@@ -57,18 +77,39 @@ def test_unrolled_layers_equal_scanned_ones(small_params):
   )
 
 
-def test_cached_decoding_equals_the_full_forward_pass_with_padded_prompts(small_params):
+def test_cached_decoding_equals_the_full_forward_pass(small_params):
+  tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 100)
+  model = Transformer(SMALL, small_params)
+  full = model(tokens)
+  logits, cache = model.prefill(tokens[:, :18], 24)
+  np.testing.assert_allclose(logits, full[:, :18], atol=1e-5)
+  # Two tokens at a time; the cache takes those of an empty one just as well.
+  other = model.init_cache(2, 24)
+  positions = jnp.broadcast_to(jnp.arange(24), tokens.shape)
+  logits, other = model.decode(tokens[:, :18], positions[:, :18], other)
+  np.testing.assert_allclose(logits, full[:, :18], atol=1e-5)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), other, cache)
+  for start in range(18, 24, 2):
+    new = slice(start, start + 2)
+    logits, cache = model.decode(tokens[:, new], positions[:, new], cache)
+    np.testing.assert_allclose(logits, full[:, new], atol=1e-5)
+
+
+def test_rows_whose_prompts_differ_in_length_share_the_slots_behind_them(small_params):
   tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 100)
   model = Transformer(SMALL, small_params)
   full = model(tokens)
   # Row 0 has a prompt of 20 tokens, row 1 one of 15 with 5 tokens of padding behind it.
   lengths = jnp.array([20, 15])
-  slots = jnp.broadcast_to(jnp.arange(20), (2, 20))
-  prompt = jnp.where(slots < lengths[:, None], tokens[:, :20], 7)
-  _, cache = model.decode(prompt, slots, model.init_cache(2, 24))
+  prompt = jnp.where(jnp.arange(20) < lengths[:, None], tokens[:, :20], 7)
+  _, cache = model.prefill(prompt, 24)
+  slots = jnp.arange(24)
   for step in range(4):
     positions = lengths[:, None] + step
-    logits, cache = model.decode(jnp.take_along_axis(tokens, positions, 1), positions, cache)
+    mask = (slots < lengths[:, None]) | ((slots >= 20) & (slots <= 20 + step))
+    logits, cache = model.decode(
+        jnp.take_along_axis(tokens, positions, 1), positions, cache, 20 + step, mask[:, None]
+    )
     expected = jnp.take_along_axis(full, positions[..., None], 1)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from chexmix_jax.conversion.torch_file import read_state_dict
 from chexmix_jax.conversion.vqgan import params_from_torch
 from chexmix_jax.data.images import to_uint8
 from chexmix_jax.errors import UserError
@@ -28,12 +29,7 @@ def small_params():
 @pytest.fixture(scope="module")
 def golden(shared):
   """(network, golden arrays) of the 32-pixel model with attention at side 16."""
-  torch = pytest.importorskip(
-      "torch", reason="vqgan.ckpt is a PyTorch pickle, and torch is not installed"
-  )
-  path = shared / "parity/vqgan_attn/vqgan.ckpt"
-  state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-  tensors = {name: tensor.numpy() for name, tensor in state.items()}
+  tensors = read_state_dict(shared / "parity/vqgan_attn/vqgan.ckpt")
   assert any(name.startswith("loss.") for name in tensors)
   config = VQGANConfig(
       resolution=32, width=32, channel_multipliers=(1, 2), num_res_blocks=1,

@@ -6,7 +6,9 @@ import pytest
 from chexmix_jax.errors import UserError
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
-VOCABULARIES = [Vocabulary.sentencepiece(300, 64), Vocabulary.published()]
+VOCABULARIES = [
+    Vocabulary.sentencepiece(300, 64), Vocabulary.bpe(311, 64), Vocabulary.published(),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
@@ -32,7 +34,21 @@ def test_published_layout():
   assert vocabulary.size == 58562
   assert vocabulary.codes_to_ids(np.array([0, 8191])).tolist() == [50368, 58559]
   assert (vocabulary.boi, vocabulary.eoi, vocabulary.eot) == (50295, 50296, 50256)
+  assert (vocabulary.mask, vocabulary.pad) == (58560, 58561)
   assert not vocabulary.is_text(np.array([50256])).any()
+
+
+def test_the_published_layout_at_another_size():
+  vocabulary = Vocabulary.bpe(num_text=311, num_codes=64)
+  assert (vocabulary.eot, vocabulary.boi, vocabulary.eoi) == (272, 311, 312)
+  assert (vocabulary.image_offset, vocabulary.size) == (311 + 73, 311 + 73 + 64 + 2)
+  assert vocabulary.is_text(np.arange(vocabulary.size)).sum() == 310
+
+
+def test_a_report_ends_with_eot_where_it_is_a_text_id():
+  assert Vocabulary.published().report_end == 50256
+  own = Vocabulary.sentencepiece(300, 64)
+  assert own.report_end == own.boi
 
 
 def test_every_text_id_of_our_own_layout_is_text():

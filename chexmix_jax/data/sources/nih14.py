@@ -65,4 +65,4 @@ def _content(
   report = grammar.report_from_labels(
       labels, np.random.default_rng(source.stable_seed(f"nih14:{path.name}"))
   )
-  return source.StudyContent(source.grey(images.read_image(path, size)), report, labels)
+  return source.StudyContent(images.grey(images.read_image(path, size)), report, labels)

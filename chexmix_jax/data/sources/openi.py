@@ -65,5 +65,5 @@ def _content(
     path: pathlib.Path, report: str, label_fn: Callable[[str], np.ndarray], size: int
 ) -> source.StudyContent:
   return source.StudyContent(
-      source.grey(images.read_image(path, size)), report, label_fn(report)
+      images.grey(images.read_image(path, size)), report, label_fn(report)
   )

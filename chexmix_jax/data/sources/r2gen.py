@@ -88,7 +88,7 @@ def _content(
   path = folder / image_path
   if not path.is_file() and (folder / "images" / image_path).is_file():
     path = folder / "images" / image_path
-  image = source.grey(images.read_image(path, size))
+  image = images.grey(images.read_image(path, size))
   try:
     labels = label_fn(report) if names is None else labels_lib.from_nih14(names)
   except UserError as error:

@@ -82,11 +82,6 @@ def load_record(study: Study, size: int) -> dict[str, Any]:
   }
 
 
-def grey(pixels: np.ndarray) -> np.ndarray:
-  """uint8 (H, W) luma of uint8 (H, W, 3); grey files keep their values exactly."""
-  return np.asarray(Image.fromarray(pixels).convert("L"))
-
-
 def clean_report(text: str) -> str:
   """The report with every run of white space as one space."""
   return " ".join(text.split())

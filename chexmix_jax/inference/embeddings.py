@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chexmix_jax.evaluation.evaluator import map_rows
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
+from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 _REPORT_WIDTH = 16  # Reports are padded to a multiple of this, so that few widths are compiled.
@@ -79,10 +79,13 @@ def pad_texts(
 @functools.cache
 def _pooled_hidden_states(config: TransformerConfig) -> Callable:
   def function(params: Params, rows: dict[str, jax.Array]) -> jax.Array:
-    hidden_LBTD = Transformer(config, params).hidden_states(rows["tokens"])
-    sums_BLD = jnp.einsum(
-        "LBTD,BT->BLD", hidden_LBTD.astype(jnp.float32), rows["pooled"], precision="highest"
-    )
-    return sums_BLD / jnp.maximum(rows["pooled"].sum(-1), 1.0)[:, None, None]
+    def add_up(hidden_BTD):
+      return jnp.einsum(
+          "BTD,BT->BD", hidden_BTD.astype(jnp.float32), rows["pooled"], precision="highest"
+      )
+
+    sums_LBD = Transformer(config, params).hidden_states(rows["tokens"], keep=add_up)
+    counts_B = jnp.maximum(rows["pooled"].sum(-1), 1.0)
+    return (sums_LBD / counts_B[:, None]).swapaxes(0, 1)
 
   return function

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chexmix_jax.evaluation.evaluator import map_rows
+from chexmix_jax.parallel.batches import map_rows
 
 
 def _affine(weight, rows):

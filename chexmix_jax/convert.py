@@ -1,0 +1,57 @@
+"""Weights from PyTorch and back: python -m chexmix_jax.convert {from_torch,to_torch} --help"""
+
+import argparse
+import pathlib
+
+from chexmix_jax import cli
+from chexmix_jax.conversion import from_torch, to_torch
+
+
+def main(argv: list[str] | None = None) -> None:
+  """The command line."""
+  parser = argparse.ArgumentParser(prog="python -m chexmix_jax.convert", description=__doc__)
+  commands = parser.add_subparsers(dest="command", required=True)
+  reading = commands.add_parser("from_torch", help="a model directory from PyTorch's files")
+  for name, is_required, text in (
+      ("model", True, "model.safetensors, its index, or the folder of a Hugging Face Phi"),
+      ("vqgan", True, "vqgan.ckpt or .safetensors of the image tokenizer"),
+      ("vqgan-config", False, "its yaml; by default the published resolution"),
+      ("text-tokenizer", False, "folder with vocab.json and merges.txt, or a SentencePiece model"),
+      ("vocabulary", False, "ids.json, where the special ids are not the published ones"),
+      ("output", True, "folder to write"),
+  ):
+    reading.add_argument(f"--{name}", type=pathlib.Path, required=is_required, help=text)
+  reading.add_argument(
+      "--widen", action="store_true",
+      help="the model is a language model: give it rows for image codes, mask and padding",
+  )  # fmt: skip
+  writing = commands.add_parser("to_torch", help="files that PyTorch loads")
+  for name, is_required, text in (
+      ("checkpoint", True, "run or converted folder"),
+      ("image-tokenizer", False, "default: the one in the checkpoint's folder"),
+      ("text-tokenizer", False, "default: the one in the checkpoint's folder"),
+      ("output", True, "folder to write"),
+  ):
+    writing.add_argument(f"--{name}", type=pathlib.Path, required=is_required, help=text)
+  writing.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+  args = parser.parse_args(argv)
+  if args.command == "from_torch":
+    job = from_torch.convert(
+        args.model, args.vqgan, args.output, args.vqgan_config, args.text_tokenizer,
+        args.vocabulary, args.widen,
+    )  # fmt: skip
+    shape, skipped = job["train"]["model"], job["converted"]["passed_over"]
+    print(
+        f"{args.output}: {shape['num_layers']} layers of width {shape['width']},"
+        f" {shape['vocab_size']} ids; {skipped} tensors of the image tokenizer are for its training"
+        " only and were passed over"
+    )
+  else:
+    to_torch.export(
+        args.checkpoint, args.output, args.image_tokenizer, args.text_tokenizer, args.step
+    )
+    print(f"{args.output}: written for PyTorch")
+
+
+if __name__ == "__main__":
+  cli.entry(main)

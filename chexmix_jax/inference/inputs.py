@@ -1,0 +1,165 @@
+"""What pictures there are to predict from: a file, a folder, a CSV or a ReXrank JSON."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from chexmix_jax.data import dicom, images
+from chexmix_jax.errors import UserError
+
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+"""A file's path, a picture, or an array."""
+
+_COLUMNS = ("image_path", "path", "image")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """Pictures in the order of their results.
+
+  Attributes:
+    names: of the pictures, for the results: the path within the folder, the cell of the CSV, or the
+      case id of the ReXrank JSON.
+    paths: of their files, which need not be there.
+    cases: case id -> entry of the ReXrank JSON; None for any other input.
+  """
+
+  names: tuple[str, ...]
+  paths: tuple[pathlib.Path, ...]
+  cases: dict[str, dict[str, Any]] | None = None
+
+
+def list_inputs(
+    path: pathlib.Path, image_column: str | None = None, image_root: pathlib.Path | None = None
+) -> Inputs:
+  """The pictures of `path`.
+
+    a PNG, JPEG or DICOM file
+    a folder      all such files in and below it, sorted
+    a CSV         of the column `image_column`, by default image_path, path or image, the first that
+                  is there, in upper or lower case
+    a JSON        as ReXrank has it: case id -> entry with `key_image_path`, or else `image_path`,
+                  a path or a list of which the first counts
+
+  Paths in a CSV or JSON start from `image_root`, even those that begin with a slash, and by default
+  from the folder of that file. Raises UserError where there is no picture, and where there are
+  DICOM files and pydicom is missing.
+  """
+  suffix = path.suffix.lower()
+  if path.is_dir():
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
+    inputs = Inputs(tuple(p.relative_to(path).as_posix() for p in files), tuple(files))
+  elif suffix in images.SUFFIXES:
+    inputs = Inputs((path.name,), (path,))
+  elif suffix == ".csv":
+    cells = _column(path, image_column)
+    inputs = Inputs(tuple(cells), tuple(_place(path, image_root, cell) for cell in cells))
+  elif suffix == ".json":
+    cases = _cases(path)
+    files = [_place(path, image_root, _key_image(path, *case)) for case in cases.items()]
+    inputs = Inputs(tuple(cases), tuple(files), cases)
+  else:
+    raise UserError(
+        f"{path} is no picture, folder, CSV or JSON by its name; name one of them by --input."
+    )
+  if not inputs.paths:
+    raise UserError(f"{path} has no picture; name another --input.")
+  if any(p.suffix.lower() in dicom.SUFFIXES for p in inputs.paths):
+    dicom.check_installed()
+  return inputs
+
+
+def as_pixels(picture: Picture, size: int, channels: int) -> np.ndarray:
+  """float32 (size, size, channels) in [-1, 1], read as data/images.py reads.
+
+  A picture of Pillow's is read as a PNG, or as a JPEG where that is its format; an array of
+  integers (H, W) or (H, W, colours) as the raw array of a PNG. Floats are pixels already, (size,
+  size) or with channels at the end, in [-1, 1]. Raises UserError for anything else.
+  """
+  if isinstance(picture, np.ndarray) and np.issubdtype(picture.dtype, np.floating):
+    pixels = picture[..., None] if picture.ndim == 2 else picture
+    if pixels.shape not in ((size, size, 1), (size, size, channels)):
+      raise UserError(
+          f"Pixels of shape {picture.shape} must have {size} x {size} places and 1 or {channels}"
+          " channel(s); give integers to have them resized."
+      )
+    return np.broadcast_to(pixels.astype(np.float32), (size, size, channels))
+  if isinstance(picture, np.ndarray):
+    try:
+      if picture.ndim < 2:
+        raise ValueError("Pillow would take it for a column.")
+      rgb = images.from_raw(picture, size)
+    except (TypeError, ValueError) as error:
+      raise UserError(
+          f"An array of shape {picture.shape} and type {picture.dtype} is no picture; give integers"
+          " of shape (H, W) or (H, W, 3)."
+      ) from error
+  elif isinstance(picture, Image.Image):
+    is_jpeg = picture.format == "JPEG"
+    rgb = images.from_jpeg(picture, size) if is_jpeg else images.from_raw(np.asarray(picture), size)
+  else:
+    rgb = images.read_image(picture, size)
+  return images.to_float(rgb if channels > 1 else images.grey(rgb)[..., None])
+
+
+def _column(path: pathlib.Path, name: str | None) -> list[str]:
+  """The cells of the column of pictures."""
+  try:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+      reader = csv.DictReader(file)
+      columns = list(reader.fieldnames or ())
+      column = _find_column(path, columns, name)
+      cells = [row[column] or "" for row in reader]
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f"{path} cannot be read as a CSV ({error}); mend the file.") from error
+  for number, cell in enumerate(cells, start=2):
+    if not cell.strip():
+      raise UserError(f"Row {number} of {path} has no {column}; fill it in or remove the row.")
+  return [cell.strip() for cell in cells]
+
+
+def _find_column(path: pathlib.Path, columns: Sequence[str], name: str | None) -> str:
+  if name is not None:
+    found = [column for column in columns if column == name]
+  else:
+    by_lower = {column.lower(): column for column in reversed(columns)}
+    found = [by_lower[known] for known in _COLUMNS if known in by_lower]
+  if not found:
+    raise UserError(
+        f"{path} has no column {name or ', '.join(_COLUMNS)}; name one of"
+        f" {', '.join(columns) or 'its columns'} by --image_column."
+    )
+  return found[0]
+
+
+def _cases(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  try:
+    cases = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError) as error:
+    raise UserError(f"{path} cannot be read as a JSON; mend the file.") from error
+  if not isinstance(cases, dict) or not all(isinstance(case, dict) for case in cases.values()):
+    raise UserError(
+        f"{path} is no ReXrank JSON; give one of the form case id -> entry with image_path."
+    )
+  return cases
+
+
+def _key_image(path: pathlib.Path, name: str, case: dict[str, Any]) -> str:
+  """The picture that a model for one picture a case is given."""
+  for key in ("key_image_path", "image_path"):
+    value = case.get(key)
+    value = value[0] if isinstance(value, list) and value else value
+    if isinstance(value, str) and value:
+      return value
+  raise UserError(f"Case {name} of {path} has neither key_image_path nor image_path; add one.")
+
+
+def _place(path: pathlib.Path, root: pathlib.Path | None, written: str) -> pathlib.Path:
+  return path.parent / written if root is None else root / written.lstrip("/")
