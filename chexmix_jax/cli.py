@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ def entry(main: Callable[[], object]) -> None:
   """Runs `main` and exits: 2 with one sentence for a UserError, 130 for Ctrl-C."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which argparse leaves unparsed.
+  sys.unraisablehook = _interrupt_again
   try:
     main()
   except UserError as error:
@@ -42,6 +44,19 @@ def entry(main: Callable[[], object]) -> None:
   except KeyboardInterrupt:
     print("\nstopped; the same command goes on from here", file=sys.stderr)
     sys.exit(130)
+
+
+def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+  """Repeats a Ctrl-C that came while a destructor or the garbage collector's callback ran.
+
+  Python drops what such code raises; jax has a callback of that kind, and the program would go on.
+  """
+  if unraisable.exc_type is not KeyboardInterrupt:
+    sys.__unraisablehook__(unraisable)
+    return
+  main_thread = threading.main_thread().ident
+  if main_thread is not None:
+    threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
 
 
 def load_config(

@@ -94,6 +94,7 @@ def run(
         studies,
         config.text_vocab_size,
         text_tokenizer,
+        True,
     )
   steps("tokens", tokenize.run, studies, image_tokenizer, text_tokenizer, tokens)
   steps("stage 1", train, _stage(config.stage1, tokens, seed), output / "stage1", "stage 1")

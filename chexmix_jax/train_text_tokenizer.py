@@ -9,14 +9,15 @@ from chexmix_jax.tokenizers import text
 
 
 def run(
-    studies: pathlib.Path, vocab_size: int, output: pathlib.Path
+    studies: pathlib.Path, vocab_size: int, output: pathlib.Path, at_most: bool = False
 ) -> text.SentencePieceTokenizer:
   """Trains on the reports of the training split of `studies` and writes the model file `output`.
 
-  Raises UserError for a `vocab_size` that does not fit the reports.
+  With `at_most`, reports of few words get fewer ids. Raises UserError for a `vocab_size` that does
+  not fit the reports.
   """
   reports = (record["report"] for record in studies_lib.open_studies(studies, "train"))
-  return text.train_sentencepiece(reports, vocab_size, output)
+  return text.train_sentencepiece(reports, vocab_size, output, at_most)
 
 
 def main(argv: list[str] | None = None) -> None:

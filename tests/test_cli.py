@@ -152,6 +152,32 @@ def test_other_ends_have_their_own_status(capsys):
   assert code == 137 and "SIGKILL" in text
 
 
+_LOST_INTERRUPT = """
+import os, signal, time
+from chexmix_jax import cli
+
+class Cell:
+  def __del__(self):
+    os.kill(os.getpid(), signal.SIGINT)
+
+def main():
+  Cell()  # Python drops what a destructor raises.
+  for _ in range(300):
+    time.sleep(0.1)
+
+cli.entry(main)
+"""
+
+
+def test_an_interrupt_that_a_destructor_swallows_still_stops_the_program():
+  done = subprocess.run(
+      [sys.executable, "-c", _LOST_INTERRUPT], capture_output=True, text=True, check=False
+  )
+  assert (done.returncode, done.stderr) == (
+      130, "\nstopped; the same command goes on from here\n"
+  )  # fmt: skip
+
+
 def test_an_unexpected_error_keeps_its_traceback():
   with pytest.raises(ZeroDivisionError):
     cli.entry(lambda: 1 / 0)

@@ -17,6 +17,8 @@ from chexmix_jax.files import write_whole
 _SPACE_MARK = "\u2581"
 # Longer texts are skipped by the trainer without a word; the default is 4,192 bytes.
 _MAX_TEXT_BYTES = 1 << 20
+# How the trainer says that there are not so many pieces, and how many there are.
+_TOO_MANY = re.compile(r"value <= (\d+)")
 
 
 def normalise(text: str) -> str:
@@ -79,13 +81,17 @@ class SentencePieceTokenizer:
 
 
 def train_sentencepiece(
-    texts: Iterable[str], vocab_size: int, output: str | os.PathLike[str]
+    texts: Iterable[str],
+    vocab_size: int,
+    output: str | os.PathLike[str],
+    at_most: bool = False,
 ) -> SentencePieceTokenizer:
   """Trains on `texts`, writes the model file `output` and returns the tokenizer.
 
   Byte-pair merges (Sennrich et al. 2016) with byte fallback; the same texts give the same file.
-  Raises UserError for a `vocab_size` that the texts cannot fill or that does not hold the 256
-  bytes and every character.
+  With `at_most`, texts that cannot fill `vocab_size` get as many ids as they can. Raises UserError
+  for a `vocab_size` that the texts cannot fill otherwise, or that does not hold the 256 bytes and
+  every character.
   """
   sentences = [normalise(text) for text in texts]
   if not any(sentences):
@@ -108,6 +114,9 @@ def train_sentencepiece(
         minloglevel=2,
     )
   except (RuntimeError, ValueError) as error:
+    room = _TOO_MANY.search(str(error))
+    if at_most and room is not None:
+      return train_sentencepiece(sentences, int(room[1]), output)
     raise UserError(_training_failure(str(error), vocab_size)) from error
   output = pathlib.Path(output)
   try:
@@ -119,7 +128,7 @@ def train_sentencepiece(
 
 
 def _training_failure(message: str, vocab_size: int) -> str:
-  if found := re.search(r"value <= (\d+)", message):
+  if found := _TOO_MANY.search(message):
     return f"vocab_size={vocab_size} is more than these texts can fill; use at most {found[1]}."
   if found := re.search(r"required_chars\D*\d+ vs (\d+)", message):
     return f"vocab_size={vocab_size} does not hold every character; use at least {found[1]}."

@@ -49,6 +49,14 @@ def test_text_longer_than_the_trainers_default_is_not_skipped(tmp_path):
   assert len(trained.encode("zyxw")) == 1
 
 
+def test_at_most_takes_what_the_texts_can_fill(tmp_path):
+  few = text.train_sentencepiece(REPORTS, 5000, tmp_path / "few.model", at_most=True)
+  with pytest.raises(UserError, match=f"use at most {few.vocab_size}\\."):
+    text.train_sentencepiece(REPORTS, 5000, tmp_path / "d.model")
+  with pytest.raises(UserError, match="use at least"):
+    text.train_sentencepiece(REPORTS, 10, tmp_path / "d.model", at_most=True)
+
+
 def test_a_vocabulary_that_does_not_fit_names_the_bound(tmp_path):
   with pytest.raises(UserError, match=r"use at most (\d+)") as error:
     text.train_sentencepiece(REPORTS, 5000, tmp_path / "d.model")
