@@ -1,11 +1,13 @@
 """A model directory from a PhiForCausalLM and a VQModel of PyTorch's."""
 
 import json
+import math
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import yaml
@@ -30,6 +32,7 @@ weights. Read them before you use or pass on these files.
 
 Research only, not for clinical use.
 """
+_PIECE_BYTES = 1 << 26
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 
@@ -87,8 +90,7 @@ def convert(
     text.save(partial / "text_tokenizer")
   elif text_tokenizer is not None:
     shutil.copyfile(text_tokenizer, partial / "text_tokenizer.model")
-  with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save((partial / "checkpoints" / "0" / "params").absolute(), params)
+  _save(partial / "checkpoints" / "0" / "params", params)
   sources = [path.name for path in (model, vqgan_file)]
   job = {
       "converted": {"sources": sources, "widened": widen, "passed_over": passed_over},
@@ -109,6 +111,20 @@ def convert(
   copy_licences(folder, partial)
   partial.rename(output)
   return job
+
+
+def _save(path: pathlib.Path, params: dict[str, Any]) -> None:
+  """An Orbax checkpoint, written without a second copy of the parameters in memory."""
+  numpy_handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+  registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, numpy_handler))
+  largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+  handler = ocp.PyTreeCheckpointHandler(
+      type_handler_registry=registry, save_concurrent_gb=math.ceil(largest / 1e9)
+  )
+  with ocp.Checkpointer(handler) as checkpointer:
+    # In pieces: each is copied and compressed by itself.
+    pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES), params)
+    checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(params, save_args=pieces))
 
 
 def copy_licences(source: pathlib.Path, target: pathlib.Path) -> None:
