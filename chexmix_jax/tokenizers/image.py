@@ -21,7 +21,7 @@ _BATCH = 32
 
 
 class ImageTokenizer:
-  """Encodes and decodes in batches; the last one is padded to a power of two.
+  """Encodes and decodes in batches of fixed size; the last batch is padded.
 
   Attributes:
     config: shape of the network.
@@ -114,7 +114,7 @@ def _in_batches(function, rows: np.ndarray) -> np.ndarray:
   outputs = []
   for start in range(0, len(rows), _BATCH):
     batch = rows[start : start + _BATCH]
-    missing = (1 << (len(batch) - 1).bit_length()) - len(batch)
+    missing = _BATCH - len(batch)
     padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
     outputs.append(np.asarray(function(padded))[: len(batch)])
   return np.concatenate(outputs)
