@@ -33,6 +33,7 @@ weights. Read them before you use or pass on these files.
 Research only, not for clinical use.
 """
 _PIECE_BYTES = 1 << 26
+_FILE_BYTES = 1 << 28
 _LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 
 
@@ -122,9 +123,10 @@ def _save(path: pathlib.Path, params: dict[str, Any]) -> None:
       type_handler_registry=registry, save_concurrent_gb=math.ceil(largest / 1e9)
   )
   with ocp.Checkpointer(handler) as checkpointer:
-    # In pieces: each is copied and compressed by itself.
+    # Copied and compressed in pieces; files are held in memory until they have their size.
     pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES), params)
-    checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(params, save_args=pieces))
+    save = ocp.args.PyTreeSave(params, pieces, ocdbt_target_data_file_size=_FILE_BYTES)
+    checkpointer.save(path.absolute(), args=save)
 
 
 def copy_licences(source: pathlib.Path, target: pathlib.Path) -> None:
