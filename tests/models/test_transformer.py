@@ -21,9 +21,18 @@ SMALL = TransformerConfig(
 )
 
 
+def run(config, params, method, *args, **static):
+  """What a method of the Transformer gives; to compile it whole takes less than piece by piece."""
+
+  def function(params, *args):
+    return getattr(Transformer(config, params), method)(*args, **static)
+
+  return jax.jit(function)(params, *args)
+
+
 @pytest.fixture(scope="module")
 def small_params():
-  return init_params(SMALL, jax.random.key(0))
+  return jax.jit(init_params, static_argnums=0)(SMALL, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -43,27 +52,27 @@ def test_published_shape_has_2_817_billion_parameters():
 
 def test_logits_and_hidden_states_equal_the_pytorch_implementation(golden):
   config, params, data = golden
-  model = Transformer(config, params)
-  np.testing.assert_allclose(model(data["ids"]), data["logits"], atol=1e-4, rtol=0)
-  np.testing.assert_allclose(model.hidden_states(data["ids"]), data["hidden"], atol=1e-4, rtol=0)
+  model = functools.partial(run, config, params)
+  np.testing.assert_allclose(model("__call__", data["ids"]), data["logits"], atol=1e-4, rtol=0)
+  np.testing.assert_allclose(model("hidden_states", data["ids"]), data["hidden"], atol=1e-4, rtol=0)
 
 
 def test_long_inputs_and_right_padding_equal_the_pytorch_implementation(golden):
   config, params, data = golden
-  model = Transformer(config, params)
+  model = functools.partial(run, config, params)
 
   def compare(ours, expected):
     np.testing.assert_allclose(ours, expected, atol=1e-4, rtol=0)
 
-  compare(model(data["long_seq"])[0, -1], data["long_logits_last"])
-  hidden_LBTD = model.hidden_states(data["long_seq"])
+  compare(model("__call__", data["long_seq"])[0, -1], data["long_logits_last"])
+  hidden_LBTD = model("hidden_states", data["long_seq"])
   compare(hidden_LBTD[:, 0, -1], data["long_last_hidden"])
   compare(hidden_LBTD[:, 0, 1:-1].mean(1), data["long_mean"])
   assert data["ext_seq"].shape == (1, 2048)
-  compare(model.hidden_states(data["ext_seq"])[:, 0, -4:], data["ext_hidden_last4"])
+  compare(model("hidden_states", data["ext_seq"])[:, 0, -4:], data["ext_hidden_last4"])
   is_there_BT = data["pad_mask"].astype(bool)
   assert not is_there_BT.all()
-  last_BTD = model.hidden_states(data["ids"])[-1]
+  last_BTD = model("hidden_states", data["ids"])[-1]
   compare(last_BTD[is_there_BT], data["pad_last_hidden"][is_there_BT])
 
 
@@ -71,45 +80,44 @@ def test_unrolled_layers_equal_scanned_ones(small_params):
   tokens = jax.random.randint(jax.random.key(1), (2, 70), 0, 100)
   unrolled = dataclasses.replace(SMALL, scan_layers=False)
   np.testing.assert_allclose(
-      Transformer(SMALL, small_params)(tokens),
-      Transformer(unrolled, small_params)(tokens),
+      run(SMALL, small_params, "__call__", tokens),
+      run(unrolled, small_params, "__call__", tokens),
       atol=1e-5,
   )
 
 
 def test_cached_decoding_equals_the_full_forward_pass(small_params):
   tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 100)
-  model = Transformer(SMALL, small_params)
-  full = model(tokens)
-  logits, cache = model.prefill(tokens[:, :18], 24)
+  model = functools.partial(run, SMALL, small_params)
+  full = model("__call__", tokens)
+  logits, cache = model("prefill", tokens[:, :18], length=24)
   np.testing.assert_allclose(logits, full[:, :18], atol=1e-5)
   # Two tokens at a time; the cache takes those of an empty one just as well.
-  other = model.init_cache(2, 24)
+  other = Transformer(SMALL, small_params).init_cache(2, 24)
   positions = jnp.broadcast_to(jnp.arange(24), tokens.shape)
-  logits, other = model.decode(tokens[:, :18], positions[:, :18], other)
+  logits, other = model("decode", tokens[:, :18], positions[:, :18], other)
   np.testing.assert_allclose(logits, full[:, :18], atol=1e-5)
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), other, cache)
   for start in range(18, 24, 2):
     new = slice(start, start + 2)
-    logits, cache = model.decode(tokens[:, new], positions[:, new], cache)
+    logits, cache = model("decode", tokens[:, new], positions[:, new], cache)
     np.testing.assert_allclose(logits, full[:, new], atol=1e-5)
 
 
 def test_rows_whose_prompts_differ_in_length_share_the_slots_behind_them(small_params):
   tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 100)
-  model = Transformer(SMALL, small_params)
-  full = model(tokens)
+  model = functools.partial(run, SMALL, small_params)
+  full = model("__call__", tokens)
   # Row 0 has a prompt of 20 tokens, row 1 one of 15 with 5 tokens of padding behind it.
   lengths = jnp.array([20, 15])
   prompt = jnp.where(jnp.arange(20) < lengths[:, None], tokens[:, :20], 7)
-  _, cache = model.prefill(prompt, 24)
+  _, cache = model("prefill", prompt, length=24)
   slots = jnp.arange(24)
   for step in range(4):
     positions = lengths[:, None] + step
     mask = (slots < lengths[:, None]) | ((slots >= 20) & (slots <= 20 + step))
-    logits, cache = model.decode(
-        jnp.take_along_axis(tokens, positions, 1), positions, cache, 20 + step, mask[:, None]
-    )
+    new = jnp.take_along_axis(tokens, positions, 1)
+    logits, cache = model("decode", new, positions, cache, 20 + step, mask[:, None])
     expected = jnp.take_along_axis(full, positions[..., None], 1)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
@@ -128,37 +136,38 @@ def test_gradients_never_cross_packed_documents(small_params):
     return jnp.sum(logits[0, 70:120] ** 2)
 
   embedding = small_params["embed"]["embedding"][tokens[0]]
-  gradient = jax.grad(loss_of_second_document)(embedding)
+  gradient = jax.jit(jax.grad(loss_of_second_document))(embedding)
   assert np.all(np.asarray(gradient[:70]) == 0) and np.all(np.asarray(gradient[120:]) == 0)
   assert np.all(np.abs(gradient[70:120]).max(-1) > 0)
 
 
 def test_a_packed_document_gets_the_logits_it_gets_alone(small_params):
   tokens = jax.random.randint(jax.random.key(1), (1, 100), 0, 100)
-  model = Transformer(SMALL, small_params)
+  model = functools.partial(run, SMALL, small_params)
   segments = jnp.array([[1] * 40 + [2] * 60])
   positions = jnp.array([[*range(40), *range(60)]])
-  packed = model(tokens, positions, segments)
-  np.testing.assert_allclose(packed[:, 40:], model(tokens[:, 40:]), atol=1e-5)
-  assert np.abs(packed[:, 40:] - model(tokens)[:, 40:]).max() > 1e-3
+  packed = model("__call__", tokens, positions, segments)
+  np.testing.assert_allclose(packed[:, 40:], model("__call__", tokens[:, 40:]), atol=1e-5)
+  assert np.abs(packed[:, 40:] - model("__call__", tokens)[:, 40:]).max() > 1e-3
 
 
 def test_dropout_acts_only_with_a_key(small_params):
   config = dataclasses.replace(SMALL, dropout=0.5)
   tokens = jax.random.randint(jax.random.key(1), (1, 10), 0, 100)
-  model = Transformer(config, small_params)
-  without = model(tokens)
-  np.testing.assert_array_equal(without, Transformer(SMALL, small_params)(tokens))
-  first, second = (model(tokens, dropout_key=jax.random.key(k)) for k in (0, 1))
+  model = functools.partial(run, config, small_params)
+  without = model("__call__", tokens)
+  np.testing.assert_array_equal(without, run(SMALL, small_params, "__call__", tokens))
+  drop = jax.jit(lambda key: Transformer(config, small_params)(tokens, dropout_key=key))
+  first, second = (drop(jax.random.key(k)) for k in (0, 1))
   assert np.abs(first - second).max() > 1e-3 and np.abs(first - without).max() > 1e-3
 
 
 def test_qk_norm_makes_logits_invariant_to_the_scale_of_queries():
   config = dataclasses.replace(SMALL, qk_norm=True)
-  params = init_params(config, jax.random.key(0))
+  params = jax.jit(init_params, static_argnums=0)(config, jax.random.key(0))
   tokens = jax.random.randint(jax.random.key(1), (1, 10), 0, 100)
   scaled = jax.tree.map(lambda x: x, params)
   scaled["layers"]["attn"]["q"] = jax.tree.map(lambda x: 3 * x, params["layers"]["attn"]["q"])
   np.testing.assert_allclose(
-      Transformer(config, params)(tokens), Transformer(config, scaled)(tokens), atol=1e-4
+      run(config, params, "__call__", tokens), run(config, scaled, "__call__", tokens), atol=1e-4
   )

@@ -84,7 +84,7 @@ def test_accumulation_equals_one_large_batch_without_dropout():
 
 def test_loss_is_the_weighted_mean_negative_log_likelihood():
   (batch,) = make_batches(1, rows=2)
-  state = init_state(MODEL, OPTIMIZER, jax.random.key(0))
+  state = jax.jit(init_state, static_argnums=(0, 1))(MODEL, OPTIMIZER, jax.random.key(0))
   total, sums = cross_entropy_sums(MODEL, VOCABULARY, state.params, batch, None)
   logits = np.asarray(
       Transformer(MODEL, state.params)(batch["inputs"], batch["positions"], batch["segment_ids"]),
@@ -104,7 +104,7 @@ def test_biases_and_norms_are_not_decayed():
   optimizer = make_optimizer(
       OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.5, clip_norm=1.0), 10
   )
-  params = init_state(MODEL, OPTIMIZER, jax.random.key(0)).params
+  params = jax.jit(init_state, static_argnums=(0, 1))(MODEL, OPTIMIZER, jax.random.key(0)).params
   zeros = jax.tree.map(np.zeros_like, params)
   updates, _ = optimizer.update(zeros, optimizer.init(params), params)
   for path, update in jax.tree_util.tree_flatten_with_path(updates)[0]:
