@@ -1,5 +1,6 @@
 """A model directory from a PhiForCausalLM and a VQModel of PyTorch's."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -8,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import yaml
@@ -48,7 +50,8 @@ def convert(
 ) -> dict[str, Any]:
   """Writes `output` whole or not at all; returns what job.json holds.
 
-    OUTPUT/job.json               shape, vocabulary, fingerprints, names of the sources
+    OUTPUT/job.json               shape and arithmetic (bfloat16 where the file is), vocabulary,
+                                  fingerprints, names of the sources
     OUTPUT/checkpoints/0/params   in the precision of the file
     OUTPUT/image_tokenizer/
     OUTPUT/text_tokenizer/        or text_tokenizer.model, where one was given
@@ -81,6 +84,8 @@ def convert(
         " of text; name the text tokenizer that the model was trained with."
     )
   params = phi.params_from_torch(config, tensors, str(model))
+  if params["lm_head"]["kernel"].dtype == ml_dtypes.bfloat16:
+    config = dataclasses.replace(config, dtype="bfloat16")
 
   partial = output.with_name(f".{output.name}.partial")
   shutil.rmtree(partial, ignore_errors=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import Cache, Params, Transformer, TransformerConfig
+from chexmix_jax.parallel.devices import MEMORY_FIRST
 from chexmix_jax.parallel.sharding import constrain
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
@@ -153,7 +154,9 @@ def _rules(vocabulary: Vocabulary, options: GenerateConfig) -> _Rules:
   )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "room"))
+@functools.partial(
+    jax.jit, static_argnames=("config", "room"), compiler_options=MEMORY_FIRST
+)
 def _prefill(
     config: TransformerConfig, params: Params, prompts_BP: jax.Array, room: int
 ) -> Cache:
@@ -163,7 +166,8 @@ def _prefill(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("config", "room", "is_drawn"), donate_argnames="cache"
+    jax.jit, static_argnames=("config", "room", "is_drawn"), donate_argnames="cache",
+    compiler_options=MEMORY_FIRST,
 )
 def _extend(
     config: TransformerConfig,

@@ -32,6 +32,7 @@ from chexmix_jax.models.transformer import (
     Transformer,
     TransformerConfig,
     abstract_params,
+    unstack_layers,
 )
 from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.parallel.mesh import make_mesh
@@ -73,7 +74,7 @@ class Model:
   Attributes:
     config: shape of the decoder.
     vocabulary: its ids.
-    params: its parameters.
+    params: its parameters, with the layers apart; those of the LoadedModel are used up.
     step: of the checkpoint.
     batch_size: rows of a pass.
   """
@@ -85,10 +86,9 @@ class Model:
       text_tokenizer: TextTokenizer | None = None,
       batch_size: int = 8,
   ):
-    # One layer to compile instead of all of them; on a CPU it is as fast.
-    self.config = dataclasses.replace(loaded.config, scan_layers=True)
+    self.config = loaded.config
     self.vocabulary = loaded.vocabulary
-    self.params = loaded.params
+    self.params = unstack_layers(loaded.params)
     self.step = loaded.step
     self.batch_size = batch_size
     self._image_tokenizer = image_tokenizer

@@ -1,8 +1,8 @@
 """The decoder of CheXmix: Phi-2's parallel block with partial rotary embedding and biases.
 
 Shape suffixes: B batch, T tokens, S cached tokens, D width, H heads, K head width, L layers,
-V vocabulary. Parameters are a plain nested dict of float32 arrays; those of the layers are stacked
-on a leading axis, whether the layers are scanned or unrolled.
+V vocabulary. Parameters are a plain nested dict of arrays; those of the layers are stacked on a
+leading axis, whether the layers are scanned or unrolled, until `unstack_layers` takes them apart.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from flax import nnx
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.attention import attention, causal_attention
+from chexmix_jax.models.dot import dot_general
 from chexmix_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
@@ -111,7 +112,10 @@ class Attention(nnx.Module):
   def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
     self.config = config
     heads = (config.num_heads, config.head_dim)
-    linear = functools.partial(nnx.LinearGeneral, dtype=jnp.dtype(config.dtype), rngs=rngs)
+    dtype = jnp.dtype(config.dtype)
+    linear = functools.partial(
+        nnx.LinearGeneral, dtype=dtype, dot_general=dot_general, rngs=rngs
+    )
     self.q = linear(config.width, heads)
     self.k = linear(config.width, heads)
     self.v = linear(config.width, heads)
@@ -145,7 +149,8 @@ class MLP(nnx.Module):
   """Two linear layers around the tanh form of GELU (`gelu_new`)."""
 
   def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-    linear = functools.partial(nnx.Linear, dtype=jnp.dtype(config.dtype), rngs=rngs)
+    dtype = jnp.dtype(config.dtype)
+    linear = functools.partial(nnx.Linear, dtype=dtype, dot_general=dot_general, rngs=rngs)
     self.up = linear(config.width, config.mlp_dim)
     self.down = linear(config.mlp_dim, config.width)
 
@@ -182,7 +187,9 @@ class Ends(nnx.Module):
     self.final_norm = nnx.LayerNorm(
         config.width, epsilon=config.norm_eps, dtype=dtype, rngs=rngs
     )
-    self.lm_head = nnx.Linear(config.width, config.vocab_size, dtype=dtype, rngs=rngs)
+    self.lm_head = nnx.Linear(
+        config.width, config.vocab_size, dtype=dtype, dot_general=dot_general, rngs=rngs
+    )
 
 
 @functools.cache
@@ -214,6 +221,21 @@ def abstract_params(config: TransformerConfig) -> Params:
   return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
 
 
+def unstack_layers(params: Params) -> Params:
+  """The same parameters with a tuple of layers, each of them an array of its own.
+
+  For generation: XLA would take stacked ones apart in every call, with all of them in memory twice.
+  The stacked arrays are deleted one by one, so that here only one of them is.
+  """
+  leaves, tree = jax.tree.flatten(params["layers"])
+  columns = []
+  for leaf in leaves:
+    columns.append(jax.block_until_ready(jax.jit(tuple)(leaf)))
+    leaf.delete()
+  layers = tuple(jax.tree.unflatten(tree, row) for row in zip(*columns, strict=True))
+  return {**params, "layers": layers}
+
+
 class Transformer:
   """The decoder over given parameters; make it inside the jitted function that uses it.
 
@@ -225,8 +247,8 @@ class Transformer:
   def __init__(self, config: TransformerConfig, params: Params):
     self.config = config
     self._layers = params["layers"]
-    ends = {name: value for name, value in params.items() if name != "layers"}
-    self._ends = nnx.merge(_graphdef(Ends, config), ends)
+    self._ends_params = {name: value for name, value in params.items() if name != "layers"}
+    self._ends = nnx.merge(_graphdef(Ends, config), self._ends_params)
 
   def __call__(self, tokens_BT, positions_BT=None, segment_ids_BT=None, *, dropout_key=None):
     """Next-token logits, float32 (B, T, V); dropout only where a key is given."""
@@ -265,7 +287,8 @@ class Transformer:
     x_BTD = self._embed(tokens_BT)
     layers = []
     for i in range(self.config.num_layers):
-      x_BTD, kv_BTHK = self._block(i)(x_BTD, positions_BT, segment_ids_BT)
+      block, x_BTD = self._block(i, x_BTD)
+      x_BTD, kv_BTHK = block(x_BTD, positions_BT, segment_ids_BT)
       kv_BHSK = (jnp.pad(new.swapaxes(1, 2), room) for new in kv_BTHK)
       layers.append([constrain(new, ("batch", "heads", None, None)) for new in kv_BHSK])
     return self._logits(x_BTD), Cache(*zip(*layers, strict=True))
@@ -287,13 +310,23 @@ class Transformer:
     layers = []
     for i, kv_BHSK in enumerate(zip(cache.k_BHSK, cache.v_BHSK, strict=True)):
       layer_cache = LayerCache(kv_BHSK, slot, mask_BTS)
-      x_BTD, kv_BHSK = self._block(i)(x_BTD, positions_BT, None, layer_cache)
+      block, x_BTD = self._block(i, x_BTD)
+      x_BTD, kv_BHSK = block(x_BTD, positions_BT, None, layer_cache)
       layers.append(kv_BHSK)
-    return self._logits(x_BTD), Cache(*zip(*layers, strict=True))
+    ends, x_BTD = jax.lax.optimization_barrier((self._ends_params, x_BTD))
+    logits_BTV = Transformer(self.config, {**ends, "layers": self._layers})._logits(x_BTD)
+    return logits_BTV, Cache(*zip(*layers, strict=True))
 
-  def _block(self, layer: int) -> Block:
-    params = jax.tree.map(operator.itemgetter(layer), self._layers)
-    return nnx.merge(_graphdef(Block, self.config), params)
+  def _block(self, layer: int, x_BTD: jax.Array) -> tuple[Block, jax.Array]:
+    """A layer, and its input with it: nothing is made of its parameters before the input is there.
+
+    XLA would else keep what it makes of all layers' parameters in memory, for a whole generation.
+    """
+    is_apart = isinstance(self._layers, tuple)
+    layers = self._layers
+    params = layers[layer] if is_apart else jax.tree.map(operator.itemgetter(layer), layers)
+    params, x_BTD = jax.lax.optimization_barrier((params, x_BTD))
+    return nnx.merge(_graphdef(Block, self.config), params), x_BTD
 
   def _embed(self, tokens_BT):
     # Gathered over fsdp first, as every kernel is: a lookup in a table that is split along the
@@ -327,4 +360,11 @@ class Transformer:
     if config.remat:
       body = jax.checkpoint(body, prevent_cse=not config.scan_layers)
     x_BTD = self._embed(tokens_BT)
+    if isinstance(self._layers, tuple):
+      kept = []
+      for number, params in enumerate(self._layers):
+        key = None if keys is None else keys[number]
+        x_BTD, kept_one = body(x_BTD, (params, key))
+        kept.append(kept_one)
+      return x_BTD, jax.tree.map(lambda *parts: jnp.stack(parts), *kept)
     return jax.lax.scan(body, x_BTD, (self._layers, keys), unroll=not config.scan_layers)

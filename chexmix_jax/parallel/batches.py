@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from chexmix_jax.parallel.devices import MEMORY_FIRST
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.parallel.sharding import named_sharding
 from chexmix_jax.progress import progress
@@ -43,7 +44,7 @@ def map_rows(
   return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=MEMORY_FIRST)
 def _apply(function: jax.tree_util.Partial, batch: Any) -> Any:
   return function(batch)
 

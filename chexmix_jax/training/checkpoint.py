@@ -6,6 +6,7 @@
     RUN/checkpoints/STEP/data    position of the data iterator, one JSON a process
 """
 
+import gc
 import json
 import pathlib
 from typing import Any
@@ -19,6 +20,8 @@ from chexmix_jax.files import write_whole
 from chexmix_jax.models.transformer import Params
 from chexmix_jax.parallel.sharding import parameter_name
 from chexmix_jax.training.step import TrainState
+
+_LARGE = 1 << 26  # Numbers.
 
 
 def write_job(run_dir: pathlib.Path, job: dict[str, Any]) -> None:
@@ -100,8 +103,8 @@ def load_params(
   """Parameters of a run's checkpoint (the newest by default) and its step.
 
   They come on the shardings of `abstract`, where it has any, and in its precision or `as_saved`.
-  UserError where there is no such
-  checkpoint, or where it is of another shape, naming the first parameter that differs.
+  UserError where there is no such checkpoint, or where it is of another shape, naming the first
+  parameter that differs.
   """
   steps = saved_steps(run_dir)
   if not steps:
@@ -131,8 +134,22 @@ def load_params(
         abstract,
         saved,
     )
-  with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(path, abstract), step
+  # What is being read is in memory three times until it is on its device: the large parameters come
+  # one by one and first, while there is room.
+  leaves, tree = jax.tree.flatten(abstract)
+  order = sorted(range(len(leaves)), key=lambda i: leaves[i].size, reverse=True)
+  groups = [[i] for i in order if leaves[i].size > _LARGE]
+  groups.append([i for i in order if leaves[i].size <= _LARGE])
+  for group in groups:
+    part = [leaf if i in group else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
+    part = jax.tree.unflatten(tree, part)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      restore_args = ocp.checkpoint_utils.construct_restore_args(part)
+      restored = checkpointer.restore(path, ocp.args.PyTreeRestore(part, restore_args))
+    for i in group:
+      leaves[i] = jax.tree.leaves(restored)[i]
+    gc.collect()  # A cycle holds what was read.
+  return jax.tree.unflatten(tree, leaves), step
 
 
 def _flatten_tree(tree: Any) -> dict[str, Any]:

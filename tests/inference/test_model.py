@@ -10,6 +10,7 @@ import sys
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -262,6 +263,7 @@ def test_a_tokenizer_that_is_another_is_refused(copy):
 
 def test_answers_equal_the_pytorch_implementation(shared, golden_params):
   config, vocabulary, params = golden_params
+  params = jax.tree.map(jnp.copy, params)  # They are used up.
   model = Model(LoadedModel(config, vocabulary, params, {}, 0), batch_size=2)
   golden = np.load(shared / "parity/phi_small.npz")
   logits, hidden = model.logits(golden["ids"]), model.hidden_states(golden["ids"])

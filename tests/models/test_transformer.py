@@ -14,6 +14,7 @@ from chexmix_jax.models.transformer import (
     TransformerConfig,
     abstract_params,
     init_params,
+    unstack_layers,
 )
 
 SMALL = TransformerConfig(
@@ -84,6 +85,23 @@ def test_unrolled_layers_equal_scanned_ones(small_params):
       run(unrolled, small_params, "__call__", tokens),
       atol=1e-5,
   )
+
+
+def test_layers_apart_equal_stacked_ones(small_params):
+  tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 100)
+  params = unstack_layers(jax.tree.map(jnp.copy, small_params))
+  assert len(params["layers"]) == SMALL.num_layers
+  for method in ("__call__", "hidden_states"):
+    np.testing.assert_allclose(
+        run(SMALL, params, method, tokens), run(SMALL, small_params, method, tokens), atol=1e-5
+    )
+
+
+def test_the_stacked_layers_are_used_up(small_params):
+  stacked = jax.tree.map(jnp.copy, small_params)
+  unstack_layers(stacked)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(stacked["layers"]))
+  assert not stacked["lm_head"]["kernel"].is_deleted()
 
 
 def test_cached_decoding_equals_the_full_forward_pass(small_params):

@@ -1,0 +1,46 @@
+"""Products in pieces against whole ones."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from chexmix_jax.models import dot
+
+
+def _linear(dot_general, features_in, features_out, dtype):
+  axis = tuple(range(-len(features_in), 0))
+  return nnx.LinearGeneral(
+      features_in, features_out, axis=axis, dtype=dtype, param_dtype=dtype,
+      dot_general=dot_general, rngs=nnx.Rngs(0),
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("features_in", [(96,), (4, 24)])
+@pytest.mark.parametrize("features_out", [(50,), (5, 10)])
+def test_pieces_add_up(monkeypatch, features_in, features_out):
+  monkeypatch.setattr(dot, "_PIECE", 50 * 7)
+  x = jax.random.normal(jax.random.key(1), (2, 3, *features_in), jnp.bfloat16)
+  layer = _linear(dot.dot_general, features_in, features_out, jnp.bfloat16)
+  found = layer(x)
+  assert found.dtype == jnp.bfloat16 and found.shape == (2, 3, *features_out)
+  kernel = np.asarray(layer.kernel[...], np.float32).reshape(96, 50)
+  expected = np.asarray(x, np.float32).reshape(6, 96) @ kernel
+  np.testing.assert_allclose(
+      np.asarray(found, np.float32).reshape(6, 50), expected, rtol=2**-7, atol=2**-8
+  )
+
+
+@pytest.mark.parametrize(("rows", "dtype", "products"), [
+    (1, jnp.bfloat16, 10), (dot._ROWS, jnp.bfloat16, 10),
+    (dot._ROWS + 1, jnp.bfloat16, 1), (1, jnp.float32, 1),
+])  # fmt: skip
+def test_few_rows_of_bfloat16_alone_go_in_pieces(monkeypatch, rows, dtype, products):
+  monkeypatch.setattr(dot, "_PIECE", 50 * 10)
+  x, kernel = jnp.ones((rows, 96), dtype), jnp.ones((96, 50), dtype)
+  function = functools.partial(dot.dot_general, dimension_numbers=(((1,), (0,)), ((), ())))
+  text = jax.jit(function).lower(x, kernel).as_text()
+  assert text.count("stablehlo.dot_general") == products
