@@ -122,7 +122,10 @@ def convert(
 def _save(path: pathlib.Path, params: dict[str, Any]) -> None:
   """An Orbax checkpoint, written without a second copy of the parameters in memory."""
   numpy_handler = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
-  registry = ocp.type_handlers.create_type_handler_registry((np.ndarray, numpy_handler))
+  registry = ocp.type_handlers.create_type_handler_registry(
+      (np.ndarray, numpy_handler),
+      (jax.Array, ocp.type_handlers.ArrayHandler()),  # It warns where this one is missing.
+  )
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
   handler = ocp.PyTreeCheckpointHandler(
       type_handler_registry=registry, save_concurrent_gb=math.ceil(largest / 1e9)

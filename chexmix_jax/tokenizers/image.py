@@ -18,6 +18,7 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.models.vqgan import Params, VQGANConfig, abstract_params, bind
 
 _BATCH = 32
+_CPU_PIXELS = 1 << 17  # Of one pass: they fill a CPU's cores, and one picture waits for no others.
 
 
 class ImageTokenizer:
@@ -59,11 +60,25 @@ class ImageTokenizer:
       )
     if pixels.shape[3] != channels:
       pixels = np.repeat(pixels, channels, axis=3)
-    return _in_batches(functools.partial(_encode, self.config, self.params), pixels)
+    return self._in_batches(functools.partial(_encode, self.config, self.params), pixels)
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
     """float32 (N, H, W, C) pixels, clamped to [-1, 1], of int (N, h, w) codes."""
-    return _in_batches(functools.partial(_decode, self.config, self.params), np.asarray(codes))
+    return self._in_batches(
+        functools.partial(_decode, self.config, self.params), np.asarray(codes)
+    )
+
+  def _in_batches(self, function, rows: np.ndarray) -> np.ndarray:
+    # Of one size whatever their number: another size could tip a code that lies between two.
+    size = _BATCH
+    if jax.default_backend() == "cpu":
+      size = max(1, min(size, _CPU_PIXELS // self.config.resolution**2))
+    outputs = []
+    for start in range(0, len(rows), size):
+      batch = rows[start : start + size]
+      padded = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+      outputs.append(np.asarray(function(padded))[: len(batch)])
+    return np.concatenate(outputs)
 
   def save(self, folder: pathlib.Path) -> None:
     """Writes config.json and params/ (Orbax), whole or not at all."""
@@ -108,16 +123,6 @@ class ImageTokenizer:
 
 def _shapes(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: tuple(leaf.shape), tree, is_leaf=lambda x: hasattr(x, "shape"))
-
-
-def _in_batches(function, rows: np.ndarray) -> np.ndarray:
-  outputs = []
-  for start in range(0, len(rows), _BATCH):
-    batch = rows[start : start + _BATCH]
-    missing = _BATCH - len(batch)
-    padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
-    outputs.append(np.asarray(function(padded))[: len(batch)])
-  return np.concatenate(outputs)
 
 
 @functools.partial(jax.jit, static_argnums=0)

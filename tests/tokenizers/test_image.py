@@ -57,6 +57,16 @@ def test_the_number_of_pictures_changes_nothing(tokenizer, monkeypatch, number):
   np.testing.assert_array_equal(tokenizer.decode(codes)[-1], tokenizer.decode(codes[-1:])[0])
 
 
+@pytest.mark.parametrize(("pixels", "passes"), [(1, 3), (2 * 16 * 16, 2), (9 * 16 * 16, 1)])
+def test_a_cpu_takes_few_large_pictures_at_a_time(tokenizer, monkeypatch, pixels, passes):
+  monkeypatch.setattr(image, "_CPU_PIXELS", pixels)
+  sizes = []
+  encode = image._encode
+  monkeypatch.setattr(image, "_encode", lambda *args: sizes.append(len(args[2])) or encode(*args))
+  assert len(tokenizer.encode(make_pixels(3))) == 3
+  assert len(sizes) == passes and len(set(sizes)) == 1
+
+
 def test_grey_pictures_are_repeated(tokenizer):
   grey = make_pixels(2, channels=1)
   np.testing.assert_array_equal(
