@@ -89,6 +89,7 @@ def test_there_and_back_is_bit_identical(theirs, tmp_path, dtype):
   _from_torch(back, again, vqgan=str(back / "vqgan.safetensors"))
   jobs = [json.loads((folder / "job.json").read_text()) for folder in (ours, again)]
   assert jobs[0]["train"] == jobs[1]["train"] and jobs[0]["tokens"] == jobs[1]["tokens"]
+  assert jobs[0]["train"]["model"]["dtype"] == dtype
 
 
 def test_the_folder_loads_and_keeps_the_notices(theirs, tmp_path, capsys):
