@@ -181,7 +181,8 @@ def main(argv: list[str]) -> None:
       raise UserError(
           f"--against=transformers needs {name}; pip install torch==2.13.0 transformers==5.23."
       )
-  prompts = np.random.default_rng(0).integers(0, 8192, (args.batch, args.prompt), np.int32)
+  shape = args.batch, args.prompt
+  prompts = np.random.default_rng(0).integers(0, SMALL.vocab_size, shape, np.int32)
   case = Case(SMALL, args.checkpoint, args.torch, prompts)
   kinds = [*_KINDS][: 1 if not args.against else 3 if args.checkpoint is None else 2]
   with contextlib.ExitStack() as stack:
