@@ -60,13 +60,12 @@ def _random_params(config: TransformerConfig):
 
 def _ours(case: Case) -> tuple[Generator, str]:
   if case.checkpoint is None:
-    config, params = case.model, _random_params(case.model)
+    config, params = case.model, unstack_layers(_random_params(case.model))
     half = config.vocab_size // 2
     vocabulary = Vocabulary.sentencepiece(num_text=half, num_codes=half - 5)
   else:
     loaded = load_model(case.checkpoint)
     config, params, vocabulary = loaded.config, loaded.params, loaded.vocabulary
-  params = unstack_layers(params)
   lengths = np.full(*case.prompts.shape)
 
   def run(number):

@@ -29,8 +29,7 @@ class InpaintingConfig:
     random_ratios: shares of the cells that are hidden, drawn by lot.
     top_ratios: shares of the rows that are hidden, from the top on.
     bottom_ratios: the same from the bottom on.
-    methods: ways to fill, of METHODS in chexmix_jax.inference.inpaint; the eight
-      rounds of "iterative" are left out by default.
+    methods: ways to fill, of METHODS in chexmix_jax.inference.inpaint.
     num_studies: of the split, from its first on.
     num_validation: of the validation split, for the choice of a way to fill.
     num_mean: of the training split, for the mean picture.
@@ -40,7 +39,7 @@ class InpaintingConfig:
   random_ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
   top_ratios: tuple[float, ...] = (0.5,)
   bottom_ratios: tuple[float, ...] = (0.5,)
-  methods: tuple[str, ...] = ("one_pass", "sequential")
+  methods: tuple[str, ...] = METHODS
   num_studies: int = 64
   num_validation: int = 64
   num_mean: int = 1000

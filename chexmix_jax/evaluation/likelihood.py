@@ -73,8 +73,7 @@ def _score_reports(config: TransformerConfig) -> Callable:
 
     def score(reports):
       count, width = reports["tokens"].shape
-      room = ((0, 0), (0, 0), (0, width), (0, 0))
-      cache = jax.tree.map(lambda x: jnp.pad(jnp.repeat(x, count, axis=0), room), prefix)
+      cache = model.widen_cache(prefix, count, width)
       tokens_BT, targets_BT, weights_BT = (
           jnp.tile(reports[name], (images, 1)) for name in ("tokens", "targets", "weights")
       )

@@ -32,7 +32,6 @@ from chexmix_jax.models.transformer import (
     Transformer,
     TransformerConfig,
     abstract_params,
-    unstack_layers,
 )
 from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.parallel.mesh import make_mesh
@@ -51,6 +50,7 @@ class LoadedModel:
   """Parameters of one checkpoint with what is needed to use them.
 
   Attributes:
+    params: with the layers apart, as `unstack_layers` leaves them.
     job: the run's job.json: `train` (its TrainConfig) and `tokens` (the card of its records).
     step: of the checkpoint.
   """
@@ -74,7 +74,7 @@ class Model:
   Attributes:
     config: shape of the decoder.
     vocabulary: its ids.
-    params: its parameters, with the layers apart; those of the LoadedModel are used up.
+    params: its parameters, with the layers apart.
     step: of the checkpoint.
     batch_size: rows of a pass.
   """
@@ -88,7 +88,7 @@ class Model:
   ):
     self.config = loaded.config
     self.vocabulary = loaded.vocabulary
-    self.params = unstack_layers(loaded.params)
+    self.params = loaded.params
     self.step = loaded.step
     self.batch_size = batch_size
     self._image_tokenizer = image_tokenizer
@@ -314,7 +314,7 @@ def load_model(run_dir: pathlib.Path, step: int | None = None) -> LoadedModel:
       shapes,
       param_shardings(make_mesh(), shapes),
   )
-  params, step = load_params(run_dir, abstract, step, as_saved=True)
+  params, step = load_params(run_dir, abstract, step, as_saved=True, layers_apart=True)
   return LoadedModel(config, Vocabulary(**job["tokens"]["vocabulary"]), params, job, step)
 
 

@@ -17,6 +17,7 @@ from flax import nnx
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.attention import attention, causal_attention
 from chexmix_jax.models.dot import dot_general
+from chexmix_jax.parallel.devices import platform
 from chexmix_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
@@ -72,7 +73,9 @@ class Cache:
 
   One array a layer is updated in place inside a loop, where a stacked one would be copied at every
   step; with heads before slots no step has to transpose it; and as a token's slot is the same in
-  all rows, a step writes one slice, where a scatter would go row by row.
+  all rows, a step writes one slice, where a scatter would go row by row. Of a single row the arrays
+  are HSK, as XLA's CPU compiler copies a cache whose first axis is 1 at every step. On a CPU they
+  are float32, which has no bfloat16 arithmetic: a step would convert all of them.
   """
 
   k_BHSK: tuple[jax.Array, ...]
@@ -101,6 +104,11 @@ class LayerCache(NamedTuple):
   kv_BHSK: tuple[jax.Array, jax.Array]
   slot: jax.Array
   mask_BTS: jax.Array
+
+
+def _write(cached: jax.Array, new_BHTK: jax.Array, slot: jax.Array) -> jax.Array:
+  new = new_BHTK.reshape(*cached.shape[:-2], *new_BHTK.shape[-2:]).astype(cached.dtype)
+  return jax.lax.dynamic_update_slice(cached, new, (*[0] * (cached.ndim - 2), slot, 0))
 
 
 class Attention(nnx.Module):
@@ -138,10 +146,11 @@ class Attention(nnx.Module):
       kv = k_BTHK, v_BTHK
     else:
       kv = tuple(
-          jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2), (0, 0, cache.slot, 0))
+          _write(old, new.swapaxes(1, 2), cache.slot)
           for old, new in zip(cache.kv_BHSK, (k_BTHK, v_BTHK), strict=True)
       )
-      mixed_BTHK = attention(q_BTHK, *kv, cache.mask_BTS, kv_axes="BHSK")
+      mixed_BTHK = attention(q_BTHK, *kv, cache.mask_BTS, kv_axes="BHSK"[-kv[0].ndim :])
+      mixed_BTHK = mixed_BTHK.astype(x_BTD.dtype)
     return self.out(mixed_BTHK), kv
 
 
@@ -221,17 +230,22 @@ def abstract_params(config: TransformerConfig) -> Params:
   return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
 
 
+def unstack(stacked: jax.Array) -> tuple[jax.Array, ...]:
+  """The arrays along the first axis of another, which is deleted."""
+  parts = jax.block_until_ready(jax.jit(tuple)(stacked))
+  stacked.delete()
+  return parts
+
+
 def unstack_layers(params: Params) -> Params:
   """The same parameters with a tuple of layers, each of them an array of its own.
 
-  For generation: XLA would take stacked ones apart in every call, with all of them in memory twice.
-  The stacked arrays are deleted one by one, so that here only one of them is.
+  For inference: to generate, XLA would take stacked ones apart in every call, with all of them in
+  memory twice. What is stacked here is deleted array by array; some or all may have gone through
+  `unstack` before.
   """
-  leaves, tree = jax.tree.flatten(params["layers"])
-  columns = []
-  for leaf in leaves:
-    columns.append(jax.block_until_ready(jax.jit(tuple)(leaf)))
-    leaf.delete()
+  leaves, tree = jax.tree.flatten(params["layers"], is_leaf=lambda x: isinstance(x, tuple))
+  columns = [leaf if isinstance(leaf, tuple) else unstack(leaf) for leaf in leaves]
   layers = tuple(jax.tree.unflatten(tree, row) for row in zip(*columns, strict=True))
   return {**params, "layers": layers}
 
@@ -268,12 +282,24 @@ class Transformer:
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `length` tokens a row."""
     config = self.config
-    shape = (batch, config.num_heads, length, config.head_dim)
-    zeros_BHSK = constrain(
-        jnp.zeros(shape, jnp.dtype(config.dtype)), ("batch", "heads", None, None)
-    )
-    layers_BHSK = (zeros_BHSK,) * config.num_layers
+    zeros_BHSK = jnp.zeros((batch, config.num_heads, length, config.head_dim))
+    layers_BHSK = (self._cached(zeros_BHSK),) * config.num_layers
     return Cache(layers_BHSK, layers_BHSK)
+
+  def widen_cache(self, cache: Cache, times: int, more: int) -> Cache:
+    """The cache with `times` copies of each row, one after the other, and `more` empty slots."""
+
+    def widen(kv):
+      kv_BHSK = jnp.repeat(kv.reshape(-1, *kv.shape[-3:]), times, axis=0)
+      return self._cached(jnp.pad(kv_BHSK, ((0, 0), (0, 0), (0, more), (0, 0))))
+
+    return jax.tree.map(widen, cache)
+
+  def _cached(self, kv_BHSK):
+    """As the cache holds them."""
+    kv_BHSK = kv_BHSK.astype("float32" if platform() == "cpu" else self.config.dtype)
+    kv_BHSK = constrain(kv_BHSK, ("batch", "heads", None, None))
+    return kv_BHSK[0] if len(kv_BHSK) == 1 else kv_BHSK
 
   def prefill(self, tokens_BT, length: int) -> tuple[jax.Array, Cache]:
     """Logits (B, T, V) of tokens from position 0 on, and a cache of `length` slots with them.
@@ -289,8 +315,7 @@ class Transformer:
     for i in range(self.config.num_layers):
       block, x_BTD = self._block(i, x_BTD)
       x_BTD, kv_BTHK = block(x_BTD, positions_BT, segment_ids_BT)
-      kv_BHSK = (jnp.pad(new.swapaxes(1, 2), room) for new in kv_BTHK)
-      layers.append([constrain(new, ("batch", "heads", None, None)) for new in kv_BHSK])
+      layers.append([self._cached(jnp.pad(new.swapaxes(1, 2), room)) for new in kv_BTHK])
     return self._logits(x_BTD), Cache(*zip(*layers, strict=True))
 
   def decode(
@@ -305,17 +330,22 @@ class Transformer:
     if slot is None:
       slot = positions_BT[0, 0]
     if mask_BTS is None:
-      mask_BTS = jnp.arange(cache.k_BHSK[0].shape[2]) <= positions_BT[..., None]
-    x_BTD = self._embed(tokens_BT)
+      mask_BTS = jnp.arange(cache.k_BHSK[0].shape[-2]) <= positions_BT[..., None]
+    model, tokens_BT = self._once_there_is(tokens_BT)
+    x_BTD = model._embed(tokens_BT)
     layers = []
     for i, kv_BHSK in enumerate(zip(cache.k_BHSK, cache.v_BHSK, strict=True)):
       layer_cache = LayerCache(kv_BHSK, slot, mask_BTS)
       block, x_BTD = self._block(i, x_BTD)
       x_BTD, kv_BHSK = block(x_BTD, positions_BT, None, layer_cache)
       layers.append(kv_BHSK)
-    ends, x_BTD = jax.lax.optimization_barrier((self._ends_params, x_BTD))
-    logits_BTV = Transformer(self.config, {**ends, "layers": self._layers})._logits(x_BTD)
-    return logits_BTV, Cache(*zip(*layers, strict=True))
+    model, x_BTD = self._once_there_is(x_BTD)
+    return model._logits(x_BTD), Cache(*zip(*layers, strict=True))
+
+  def _once_there_is(self, x: jax.Array) -> tuple["Transformer", jax.Array]:
+    """As `_block`, of what stands before and after the layers."""
+    ends_params, x = jax.lax.optimization_barrier((self._ends_params, x))
+    return Transformer(self.config, {**ends_params, "layers": self._layers}), x
 
   def _block(self, layer: int, x_BTD: jax.Array) -> tuple[Block, jax.Array]:
     """A layer, and its input with it: nothing is made of its parameters before the input is there.

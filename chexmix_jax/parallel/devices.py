@@ -13,6 +13,14 @@ Otherwise XLA makes float32 copies of all bfloat16 parameters at the start. Noth
 devices.
 """
 
+
+
+def platform() -> str:
+  """"cpu", "gpu" or "tpu": of the mesh in force; without one, of jax's default devices."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
+
+
 _SIGNS = {
     "GPU": ("dev/nvidia0", "proc/driver/nvidia/version"),
     "TPU": ("dev/accel0", "dev/vfio/0"),

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.files import write_whole
-from chexmix_jax.models.transformer import Params
+from chexmix_jax.models.transformer import Params, unstack, unstack_layers
 from chexmix_jax.parallel.sharding import parameter_name
 from chexmix_jax.training.step import TrainState
 
@@ -98,11 +98,16 @@ class Checkpoints:
 
 
 def load_params(
-    run_dir: pathlib.Path, abstract: Params, step: int | None = None, as_saved: bool = False
+    run_dir: pathlib.Path,
+    abstract: Params,
+    step: int | None = None,
+    as_saved: bool = False,
+    layers_apart: bool = False,
 ) -> tuple[Params, int]:
   """Parameters of a run's checkpoint (the newest by default) and its step.
 
-  They come on the shardings of `abstract`, where it has any, and in its precision or `as_saved`.
+  They come on the shardings of `abstract`, where it has any, and in its precision or `as_saved`;
+  with `layers_apart` as `unstack_layers` leaves them, in no more memory than stacked ones.
   UserError where there is no such checkpoint, or where it is of another shape, naming the first
   parameter that differs.
   """
@@ -137,6 +142,7 @@ def load_params(
   # What is being read is in memory three times until it is on its device: the large parameters come
   # one by one and first, while there is room.
   leaves, tree = jax.tree.flatten(abstract)
+  names = list(_flatten_tree(abstract))
   order = sorted(range(len(leaves)), key=lambda i: leaves[i].size, reverse=True)
   groups = [[i] for i in order if leaves[i].size > _LARGE]
   groups.append([i for i in order if leaves[i].size <= _LARGE])
@@ -147,9 +153,12 @@ def load_params(
       restore_args = ocp.checkpoint_utils.construct_restore_args(part)
       restored = checkpointer.restore(path, ocp.args.PyTreeRestore(part, restore_args))
     for i in group:
-      leaves[i] = jax.tree.leaves(restored)[i]
+      leaf = jax.tree.leaves(restored)[i]
+      leaves[i] = unstack(leaf) if layers_apart and names[i].startswith("layers.") else leaf
+    del leaf, restored
     gc.collect()  # A cycle holds what was read.
-  return jax.tree.unflatten(tree, leaves), step
+  params = jax.tree.unflatten(tree, leaves)
+  return unstack_layers(params) if layers_apart else params, step
 
 
 def _flatten_tree(tree: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from chexmix_jax.inference.reports import (
     report_prompts,
 )
 from chexmix_jax.inference.surprise import image_surprise
-from chexmix_jax.models.transformer import Transformer, TransformerConfig
+from chexmix_jax.models.transformer import Transformer, TransformerConfig, unstack_layers
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.tokenizers import text as text_lib
 from chexmix_jax.tokenizers.image import ImageTokenizer
@@ -74,7 +74,8 @@ def test_the_newest_or_the_given_checkpoint_is_loaded(run, asked, step):
   model = load_model(run_dir, asked)
   assert (model.step, model.config, model.vocabulary) == (step, MODEL, VOCABULARY)
   assert model.job == JOB
-  jax.tree.map(np.testing.assert_array_equal, model.params, params[step])
+  expected = unstack_layers(jax.tree.map(jnp.asarray, params[step]))
+  jax.tree.map(np.testing.assert_array_equal, model.params, expected)
   assert {leaf.sharding.mesh for leaf in jax.tree.leaves(model.params)} == {make_mesh()}
 
 
@@ -263,7 +264,7 @@ def test_a_tokenizer_that_is_another_is_refused(copy):
 
 def test_answers_equal_the_pytorch_implementation(shared, golden_params):
   config, vocabulary, params = golden_params
-  params = jax.tree.map(jnp.copy, params)  # They are used up.
+  params = unstack_layers(jax.tree.map(jnp.copy, params))
   model = Model(LoadedModel(config, vocabulary, params, {}, 0), batch_size=2)
   golden = np.load(shared / "parity/phi_small.npz")
   logits, hidden = model.logits(golden["ids"]), model.hidden_states(golden["ids"])

@@ -97,6 +97,11 @@ def test_layers_apart_equal_stacked_ones(small_params):
     )
 
 
+def test_a_cache_on_a_cpu_is_in_float32(small_params):
+  cache = Transformer(dataclasses.replace(SMALL, dtype="bfloat16"), small_params).init_cache(2, 8)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(cache)} == {"float32"}
+
+
 def test_the_stacked_layers_are_used_up(small_params):
   stacked = jax.tree.map(jnp.copy, small_params)
   unstack_layers(stacked)
@@ -104,14 +109,15 @@ def test_the_stacked_layers_are_used_up(small_params):
   assert not stacked["lm_head"]["kernel"].is_deleted()
 
 
-def test_cached_decoding_equals_the_full_forward_pass(small_params):
-  tokens = jax.random.randint(jax.random.key(1), (2, 24), 0, 100)
+@pytest.mark.parametrize("rows", [1, 2])  # The cache of one row has another layout.
+def test_cached_decoding_equals_the_full_forward_pass(small_params, rows):
+  tokens = jax.random.randint(jax.random.key(1), (rows, 24), 0, 100)
   model = functools.partial(run, SMALL, small_params)
   full = model("__call__", tokens)
   logits, cache = model("prefill", tokens[:, :18], length=24)
   np.testing.assert_allclose(logits, full[:, :18], atol=1e-5)
   # Two tokens at a time; the cache takes those of an empty one just as well.
-  other = Transformer(SMALL, small_params).init_cache(2, 24)
+  other = Transformer(SMALL, small_params).init_cache(rows, 24)
   positions = jnp.broadcast_to(jnp.arange(24), tokens.shape)
   logits, other = model("decode", tokens[:, :18], positions[:, :18], other)
   np.testing.assert_allclose(logits, full[:, :18], atol=1e-5)
@@ -120,6 +126,18 @@ def test_cached_decoding_equals_the_full_forward_pass(small_params):
     new = slice(start, start + 2)
     logits, cache = model("decode", tokens[:, new], positions[:, new], cache)
     np.testing.assert_allclose(logits, full[:, new], atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_cache_widens_to_copies_of_its_rows(small_params, rows):
+  tokens = jax.random.randint(jax.random.key(1), (rows, 24), 0, 100)
+  model = Transformer(SMALL, small_params)
+  _, cache = jax.jit(model.prefill, static_argnums=1)(tokens, 24)
+  wide = model.widen_cache(cache, 3, 6)
+  for kv_BHSK, wide_BHSK in zip(jax.tree.leaves(cache), jax.tree.leaves(wide), strict=True):
+    expected = np.repeat(np.reshape(kv_BHSK, (rows, *kv_BHSK.shape[-3:])), 3, axis=0)
+    np.testing.assert_array_equal(wide_BHSK[:, :, :24], expected)
+    assert wide_BHSK.shape[2] == 30 and not np.any(wide_BHSK[:, :, 24:])
 
 
 def test_rows_whose_prompts_differ_in_length_share_the_slots_behind_them(small_params):

@@ -1,5 +1,6 @@
-"""The warning about an accelerator that is not used."""
+"""The platform in force, and the warning about an accelerator that is not used."""
 
+import jax
 import pytest
 
 from chexmix_jax.parallel import devices
@@ -49,3 +50,12 @@ def test_nothing_is_said_where_the_cpu_was_asked_for(tmp_path, capsys, monkeypat
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   devices.warn_if_accelerator_unused(machine(tmp_path, "dev/nvidia0"))
   assert capsys.readouterr() == ("", "")
+
+
+def test_the_platform_is_that_of_the_mesh_in_force(monkeypatch):
+  assert devices.platform() == "cpu"
+  monkeypatch.setattr(devices.jax, "default_backend", lambda: "gpu")
+  assert devices.platform() == "gpu"
+  mesh = jax.sharding.Mesh(jax.local_devices(backend="cpu")[:1], ("data",))
+  with jax.set_mesh(mesh):
+    assert devices.platform() == "cpu"

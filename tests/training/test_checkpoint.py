@@ -5,11 +5,12 @@ import json
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.transformer import TransformerConfig
+from chexmix_jax.models.transformer import TransformerConfig, unstack_layers
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.training.checkpoint import (
     Checkpoints,
@@ -98,6 +99,8 @@ def test_parameters_alone_come_back(tmp_path):
   assert step == int(state.step)
   assert_same(params, state.params)
   assert_same(load_params(tmp_path, abstract, step)[0], state.params)
+  apart, _ = load_params(tmp_path, abstract, layers_apart=True)
+  assert_same(apart, unstack_layers(jax.tree.map(jnp.copy, state.params)))
 
 
 def test_the_oldest_checkpoints_are_dropped_and_a_broken_one_is_not_counted(tmp_path):
