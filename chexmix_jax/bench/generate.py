@@ -93,8 +93,8 @@ def _theirs(case: Case, use_cache: bool = True) -> tuple[Generator, str]:
   @torch.no_grad()
   def cached(number):
     new = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=number, do_sample=False,
-        eos_token_id=None, pad_token_id=0,
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=number, min_new_tokens=number,
+        do_sample=False, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     return new[:, ids.shape[1] :].numpy()
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import Cache, Params, Transformer, TransformerConfig
-from chexmix_jax.parallel.devices import MEMORY_FIRST
+from chexmix_jax.parallel.devices import MEMORY_FIRST, return_freed_memory
 from chexmix_jax.parallel.sharding import constrain
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
@@ -115,11 +115,13 @@ def generate(
   max_new = _bucket(options.max_new, 32, 16)
   rules = _rules(vocabulary, options)
   cache = _prefill(config, params, prompts_BP, room + max_new)
-  new_BN, _ = _extend(
+  new_BN = np.asarray(_extend(
       config, params, cache, prompts_BP, lengths_B, np.int32(rows), np.uint32(first_row), rules,
       max_new, options.temperature > 0,
-  )  # fmt: skip
-  return np.asarray(new_BN)[:rows, : options.max_new]
+  )[0])  # fmt: skip
+  del cache
+  return_freed_memory()  # The next cache may not find room where this one was.
+  return new_BN[:rows, : options.max_new]
 
 
 def _bucket(size: int, parts: int, step: int = 1) -> int:

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from chexmix_jax.errors import UserError
 from chexmix_jax.files import write_whole
 from chexmix_jax.models.transformer import Params, unstack, unstack_layers
+from chexmix_jax.parallel.devices import return_freed_memory
 from chexmix_jax.parallel.sharding import parameter_name
 from chexmix_jax.training.step import TrainState
 
@@ -157,6 +158,7 @@ def load_params(
       leaves[i] = unstack(leaf) if layers_apart and names[i].startswith("layers.") else leaf
     del leaf, restored
     gc.collect()  # A cycle holds what was read.
+    return_freed_memory()
   params = jax.tree.unflatten(tree, leaves)
   return unstack_layers(params) if layers_apart else params, step
 

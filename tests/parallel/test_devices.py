@@ -1,6 +1,11 @@
 """The platform in force, and the warning about an accelerator that is not used."""
 
+import pathlib
+import resource
+import sys
+
 import jax
+import numpy as np
 import pytest
 
 from chexmix_jax.parallel import devices
@@ -50,6 +55,21 @@ def test_nothing_is_said_where_the_cpu_was_asked_for(tmp_path, capsys, monkeypat
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   devices.warn_if_accelerator_unused(machine(tmp_path, "dev/nvidia0"))
   assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it does nothing elsewhere")
+def test_freed_memory_goes_back_to_the_system():
+  def resident():
+    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+  # Each is smaller than what glibc maps on its own; the last one holds them back.
+  blocks = [np.ones(1 << 12) for _ in range(4000)]
+  last = blocks.pop()
+  before = resident()
+  del blocks
+  devices.return_freed_memory()
+  assert resident() < before - 100e6 and last.all()
 
 
 def test_the_platform_is_that_of_the_mesh_in_force(monkeypatch):
