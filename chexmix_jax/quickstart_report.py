@@ -285,11 +285,13 @@ def _pictures(stages: Mapping[str, _Stage]) -> list[str]:
 
 def _ways_to_inpaint(stages: Mapping[str, _Stage]) -> list[str]:
   """Masked PSNR of each way by mask; a star marks the way that the validation split preferred."""
-  prefix = "masked_psnr/"
   found = {title: stages[key].values["inpainting"] for key, title in STAGES.items()}
   chosen = {title: str(stages[key].arrays["inpainting"]["way"]) for key, title in STAGES.items()}
-  figures_of = [name for name in found[STAGES["stage2"]] if name.startswith(prefix)]
-  ways = list(dict.fromkeys(name.split("/")[3] for name in figures_of if name.count("/") == 3))
+  summary = summary_rows(stages["stage2"].values).values()
+  masks = [row.figure for rows in summary for row in rows if row.evaluation == "inpainting"]
+  prefix = f"{masks[0]}/"
+  names = found[STAGES["stage2"]]
+  ways = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
   columns = [(title, way) for way in ways for title in STAGES.values()]
   rows = [
       (
@@ -299,8 +301,7 @@ def _ways_to_inpaint(stages: Mapping[str, _Stage]) -> list[str]:
               for title, way in columns
           ),
       )
-      for mask in figures_of
-      if mask.count("/") == 2
+      for mask in masks
   ]
   head = ("hidden", *(f"{way.replace('_', ' ')}, {title}" for title, way in columns))
   return [

@@ -154,7 +154,7 @@ class Inpainting:
     return hidden_NT.reshape(-1, height, width).repeat(cell, 1).repeat(cell, 2)
 
   def _choose(self, params: Params) -> str:
-    """The way with the better masked PSNR in the validation split."""
+    """The way with the best masked PSNR in the validation split."""
     grid, masks = self._context.image_tokenizer.grid, self._config.masks
     hidden_NT = np.stack([
         draw_mask(*masks[number % len(masks)], grid, self._context.seed, number)

@@ -28,9 +28,8 @@ def dot_general(
   ((_, axes), (batch, _)) = dimension_numbers
   rows = math.prod(lhs.shape[: lhs.ndim - len(axes)])
   depth = math.prod(rhs.shape[: len(axes)])
-  if rhs.dtype != jnp.bfloat16 or rows > _ROWS or depth % _TOGETHER or batch:
-    return whole(lhs, rhs)
-  if tuple(axes) != tuple(range(len(axes))):
+  is_plain = not batch and tuple(axes) == tuple(range(len(axes)))
+  if not is_plain or rhs.dtype != jnp.bfloat16 or rows > _ROWS or depth % _TOGETHER:
     return whole(lhs, rhs)
 
   def by_row(lhs, rhs):

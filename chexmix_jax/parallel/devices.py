@@ -14,6 +14,12 @@ Otherwise XLA makes float32 copies of all bfloat16 parameters at the start. Noth
 devices.
 """
 
+_SIGNS = {
+    "GPU": ("dev/nvidia0", "proc/driver/nvidia/version"),
+    "TPU": ("dev/accel0", "dev/vfio/0"),
+}
+_MEND = {"GPU": "cuda13", "TPU": "tpu"}
+
 
 def platform() -> str:
   """"cpu", "gpu" or "tpu": of the mesh in force; without one, of jax's default devices."""
@@ -27,13 +33,6 @@ def return_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
       trim(0)
-
-
-_SIGNS = {
-    "GPU": ("dev/nvidia0", "proc/driver/nvidia/version"),
-    "TPU": ("dev/accel0", "dev/vfio/0"),
-}
-_MEND = {"GPU": "cuda13", "TPU": "tpu"}
 
 
 def warn_if_accelerator_unused(root: pathlib.Path = pathlib.Path("/")) -> None:

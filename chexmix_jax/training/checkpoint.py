@@ -153,10 +153,11 @@ def load_params(
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       restore_args = ocp.checkpoint_utils.construct_restore_args(part)
       restored = checkpointer.restore(path, ocp.args.PyTreeRestore(part, restore_args))
+    restored = jax.tree.leaves(restored)
     for i in group:
-      leaf = jax.tree.leaves(restored)[i]
-      leaves[i] = unstack(leaf) if layers_apart and names[i].startswith("layers.") else leaf
-    del leaf, restored
+      is_apart = layers_apart and names[i].startswith("layers.")
+      leaves[i] = unstack(restored[i]) if is_apart else restored[i]
+    del restored
     gc.collect()  # A cycle holds what was read.
     return_freed_memory()
   params = jax.tree.unflatten(tree, leaves)
