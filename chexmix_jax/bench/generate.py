@@ -21,17 +21,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from chexmix_jax.bench.small import SMALL
 from chexmix_jax.conversion.phi import config_to_torch, params_to_torch
 from chexmix_jax.errors import UserError
 from chexmix_jax.inference.generate import GenerateConfig, generate
 from chexmix_jax.inference.model import load_model
 from chexmix_jax.models.transformer import TransformerConfig, init_params, unstack_layers
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-
-# The small model that the PyTorch implementation's own times are known for.
-SMALL = TransformerConfig(
-    vocab_size=8192, num_layers=6, width=256, num_heads=8, mlp_dim=1024, rotary_dim=12, dropout=0.0
-)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,18 +9,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from chexmix_jax.bench.small import SMALL
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 from chexmix_jax.training.optimizer import OptimizerConfig, make_optimizer
 from chexmix_jax.training.step import abstract_state, init_state, jit_train_step
 
-# The small model that the PyTorch implementation's own times are known for.
-SMALL = TransformerConfig(
-    vocab_size=8192, num_layers=6, width=256, num_heads=8, mlp_dim=1024, rotary_dim=12, dropout=0.0,
-    scan_layers=False,
-)  # fmt: skip
 BATCH, LENGTH = 16, 320
 
 

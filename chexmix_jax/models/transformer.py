@@ -31,7 +31,7 @@ class TransformerConfig:
     rotary_dim: leading dimensions of each head that are rotated (Su et al. 2021), even.
     dropout: rate on the outputs of attention and MLP, before the residual sum.
     qk_norm: LayerNorm on every head's queries and keys.
-    dtype: of the computation; parameters are always float32.
+    dtype: of the computation; parameters are float32, or bfloat16 where a checkpoint holds them so.
     scan_layers: compile one layer and loop over it, or all of them unrolled.
     remat: recompute each layer's activations in the backward pass.
   """
