@@ -1,7 +1,7 @@
 """How surprising each image token is to the model.
 
-Shape suffixes as in models/transformer.py; here T is the image's codes in raster order, W tokens of
-a window.
+Shape suffixes as in models/transformer.py; here T is the image's codes in raster order, G windows
+of W tokens each, X all their tokens.
 """
 
 import functools
@@ -16,6 +16,9 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
 from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
+
+# Of all windows of a pass: enough to read the parameters a few times only.
+_TOKENS_A_PASS = 512
 
 
 class Surprise(NamedTuple):
@@ -65,30 +68,39 @@ def _surprise(
     length = codes_BT.shape[1]
     ids_BT = vocabulary.codes_to_ids(codes_BT)
     inputs_BT = jnp.pad(ids_BT[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.boi)
-    logits_BTV, cache = model.prefill(inputs_BT, length)
+    span = min(radius * (width + 1), length)
+    group = max(1, min(_TOKENS_A_PASS // span, length))
+    logits_BTV, cache = model.prefill(inputs_BT, length + group * span)
     causal_BT = -_log_prob(logits_BTV, ids_BT)
 
     # The output at a position predicts the code of that number, and its input is the code before.
-    # What a neighbourhood hides begins at most `span` positions back; all before that is as it was
-    # and lies in the cache. Windows go from the last to the first, so that one of them overwrites
-    # only what no later one reads.
-    span = min(radius * (width + 1), length)
+    # What a neighbourhood hides begins at most `span` positions back: from there to the token goes
+    # a window of its own, over the cache of all that stands before it. Several windows share a
+    # pass, each in slots behind the image's.
+    def step(cache, cells_G):
+      starts_G = jnp.maximum(cells_G + 1 - span, 0)
+      positions_GW = starts_G[:, None] + jnp.arange(span)
+      before_GW = positions_GW - 1
+      near_GW = jnp.abs(before_GW % width - cells_G[:, None] % width) <= radius
+      near_GW &= before_GW // width >= cells_G[:, None] // width - radius
+      near_GW &= (before_GW // width <= cells_G[:, None] // width + radius) & (before_GW >= 0)
+      windows_BX = jnp.where(near_GW, vocabulary.mask, inputs_BT[:, positions_GW])
+      windows_BX = windows_BX.reshape(len(inputs_BT), -1)
+      positions_BX = jnp.broadcast_to(positions_GW.reshape(-1), windows_BX.shape)
+      image_GWT = jnp.broadcast_to(
+          jnp.arange(length) < starts_G[:, None, None], (group, span, length)
+      )
+      own_XX = jnp.kron(jnp.eye(group), jnp.tri(span)) > 0
+      mask_XS = jnp.concatenate([image_GWT.reshape(-1, length), own_XX], axis=1)
+      mask_BXS = jnp.broadcast_to(mask_XS, (len(inputs_BT), *mask_XS.shape))
+      logits_BXV, cache = model.decode(windows_BX, positions_BX, cache, length, mask_BXS)
+      last_G = jnp.arange(group) * span + cells_G - starts_G
+      return cache, -_log_prob(logits_BXV[:, last_G], ids_BT[:, cells_G])
 
-    def step(cache, cell):
-      start = jnp.maximum(cell + 1 - span, 0)
-      positions_W = start + jnp.arange(span)
-      before_W = positions_W - 1
-      near_W = jnp.abs(before_W % width - cell % width) <= radius
-      near_W &= (before_W // width >= cell // width - radius) & (before_W >= 0)
-      window_BW = jax.lax.dynamic_slice_in_dim(inputs_BT, start, span, axis=1)
-      window_BW = jnp.where(near_W, vocabulary.mask, window_BW)
-      positions_BW = jnp.broadcast_to(positions_W, window_BW.shape)
-      logits_BWV, cache = model.decode(window_BW, positions_BW, cache)
-      logits_BV = jax.lax.dynamic_index_in_dim(logits_BWV, cell - start, 1, keepdims=False)
-      return cache, -_log_prob(logits_BV, ids_BT[:, cell])
-
-    _, masked_TB = jax.lax.scan(step, cache, jnp.arange(length), reverse=True)
-    return {"causal": causal_BT, "masked": masked_TB.T}
+    cells = jnp.minimum(jnp.arange(-(-length // group) * group), length - 1)
+    _, masked_NBG = jax.lax.scan(step, cache, cells.reshape(-1, group))
+    masked_BT = jnp.moveaxis(masked_NBG, 1, 0).reshape(len(ids_BT), -1)[:, :length]
+    return {"causal": causal_BT, "masked": masked_BT}
 
   return function
 

@@ -5,13 +5,24 @@ import pytest
 import scipy.special
 
 from chexmix_jax.errors import UserError
+from chexmix_jax.inference import surprise as surprise_lib
 from chexmix_jax.inference.surprise import image_surprise
+
+
+@pytest.fixture(params=[512, 11], ids=["one pass", "several passes"])
+def tokens_a_pass(request, monkeypatch):
+  """Windows of all tokens in one pass, or two or three at a time, the last pass not full."""
+  monkeypatch.setattr(surprise_lib, "_TOKENS_A_PASS", request.param)
+  surprise_lib._surprise.cache_clear()
+  yield
+  surprise_lib._surprise.cache_clear()
 
 
 def surprise(model, grids, radius):
   return image_surprise(model.config, model.vocabulary, model.params, grids, radius, 4)
 
 
+@pytest.mark.usefixtures("tokens_a_pass")
 @pytest.mark.parametrize(
     ("shape", "radius"), [((4, 4), 1), ((2, 8), 1), ((4, 4), 2), ((2, 8), 3), ((3, 5), 9)]
 )
