@@ -156,6 +156,9 @@ _LOST_INTERRUPT = """
 import os, signal, time
 from chexmix_jax import cli
 
+# Ignored where the tests run in the background of a script, and then by this process too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 class Cell:
   def __del__(self):
     os.kill(os.getpid(), signal.SIGINT)
