@@ -1,5 +1,6 @@
 """What every command line shares: config files with overrides, and errors as one sentence."""
 
+import argparse
 import difflib
 import importlib
 import importlib.util
@@ -149,6 +150,25 @@ def _check_key(config: ml_collections.ConfigDict, override: str, path: str) -> N
 
 def _first_line(error: Exception) -> str:
   return str(error).strip().split("\n")[0]
+
+
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds what says which share of a job this process does."""
+  parser.add_argument("--process_index", type=int, default=0, help="of --process_count")
+  parser.add_argument("--process_count", type=int, default=1, help="processes that share the work")
+  parser.add_argument(
+      "--distributed", action="store_true", help="take both from jax.distributed (pods, SLURM)"
+  )
+
+
+def process_of(args: argparse.Namespace) -> tuple[int, int]:
+  """Index and number of the processes that share a job."""
+  if not args.distributed:
+    return args.process_index, args.process_count
+  import jax  # Preparing data needs it for nothing else.
+
+  jax.distributed.initialize()
+  return jax.process_index(), jax.process_count()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,7 +1,10 @@
 """Writing a file whole or not at all."""
 
+import json
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def write_whole(path: pathlib.Path, content: bytes | str) -> None:
@@ -9,3 +12,8 @@ def write_whole(path: pathlib.Path, content: bytes | str) -> None:
   partial = path.with_name(f".{path.name}.partial")
   partial.write_bytes(content.encode() if isinstance(content, str) else content)
   os.replace(partial, path)
+
+
+def write_lines(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """Writes JSON objects, one a line, whole or not at all."""
+  write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows))

@@ -15,6 +15,10 @@ import time
 
 from chexmix_jax import cli, prepare, tokenize, train_image_tokenizer, train_text_tokenizer
 from chexmix_jax import config as config_lib
+from chexmix_jax.data.load_study import LoadOptions
+from chexmix_jax.data.sources import open_source
+from chexmix_jax.data.workers import available_cpus
+from chexmix_jax.data.write_studies import WriteOptions
 from chexmix_jax.files import write_whole
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.quickstart_report import write_quickstart_report
@@ -40,8 +44,11 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
       "--data",
       default="phantom:4500",
-      help="phantom:NUMBER, r2gen:ANNOTATION.json, nih14:DIR or openi:DIR",
+      help="phantom:NUMBER, r2gen:ANNOTATION.json, nih14:DIR, openi:DIR, … (docs/data.md)",
   )
+  parser.add_argument("--image_root", type=pathlib.Path, help="as of prepare")
+  parser.add_argument("--max_refused", type=float, default=0.01, help="as of prepare")
+  parser.add_argument("--leaks", choices=["fail", "drop"], default="fail", help="as of prepare")
   parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/quickstart"))
   parser.add_argument("--seed", type=int, default=0)
   args, rest = parser.parse_known_args(argv)
@@ -52,6 +59,10 @@ def main(argv: list[str] | None = None) -> None:
   warn_if_accelerator_unused()
   config = config_lib.build(QuickstartConfig, values.to_dict())
   steps = _Steps(args.output)
+  source = open_source(args.data, args.seed, args.image_root)
+  options = WriteOptions(args.max_refused, args.leaks == "drop", workers=available_cpus())
+  load = LoadOptions(config.size, reports_from_labels=True)
+  steps("radiographs and reports", prepare.run, source, args.output / "studies", load, options)
   run(config, args.data, args.output, args.seed, steps)
 
 
@@ -80,10 +91,12 @@ class _Steps:
 def run(
     config: QuickstartConfig, data: str, output: pathlib.Path, seed: int, steps: _Steps
 ) -> None:
-  """All steps in order; `output` gets report.html, summary.json and a folder for each step."""
+  """All steps after the studies, in order.
+
+  `output` gets report.html, summary.json and a folder for each step.
+  """
   studies, tokens = output / "studies", output / "tokens"
   image_tokenizer, text_tokenizer = output / "image_tokenizer", output / "text_tokenizer.model"
-  steps("radiographs and reports", prepare.run, data, studies, config.size, seed)
   training = dataclasses.replace(config.image_tokenizer.train, seed=seed)
   seeded = dataclasses.replace(config.image_tokenizer, train=training)
   steps("image tokenizer", train_image_tokenizer.run, studies, image_tokenizer, seeded)

@@ -319,7 +319,7 @@ def _ways_to_inpaint(stages: Mapping[str, _Stage]) -> list[str]:
 def _reports(output: pathlib.Path, stages: Mapping[str, _Stage]) -> list[str]:
   arrays = {title: stages[key].arrays["generation"] for key, title in STAGES.items()}
   found = arrays[STAGES["stage2"]]
-  source = studies.open_studies(output / "studies", "test")
+  source = studies.open_studies(output / "studies", "test", need=("pictures", "report"))
   rows = []
   for number in range(min(_NUM_REPORTS, len(found["study_ids"]))):
     record = source[number]  # Reports are generated from the split's first study on.
@@ -328,7 +328,7 @@ def _reports(output: pathlib.Path, stages: Mapping[str, _Stage]) -> list[str]:
           f"{output / 'evaluation'} is of other studies; delete it and run the quickstart again."
       )
     texts = [found["references"], *(arrays[title]["generated"] for title in arrays)]
-    rows.append((record["image"], [str(text[number]) for text in texts]))
+    rows.append((record["pictures"][0], [str(text[number]) for text in texts]))
   head = ("picture", "report", *(f"generated, {title}" for title in arrays))
   return [
       page.heading("Generated reports"),

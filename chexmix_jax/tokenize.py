@@ -5,7 +5,8 @@ import pathlib
 from typing import Any
 
 from chexmix_jax import cli
-from chexmix_jax.data import tokens
+from chexmix_jax.data.account import describe_account
+from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.tokenizers.bpe import BPETokenizer
 from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.load import load_text_tokenizer
@@ -17,16 +18,19 @@ def run(
     image_tokenizer: pathlib.Path,
     text_tokenizer: pathlib.Path,
     output: pathlib.Path,
-) -> dict[str, Any]:
+    process_index: int = 0,
+    process_count: int = 1,
+) -> dict[str, Any] | None:
   """Writes the tokens of every split of `studies` to `output`; the card.
 
-  Finished output is left as it is. Raises UserError for tokenizers that do not fit the studies.
+  Finished output is left as it is. None where other processes are not done yet. Raises UserError
+  for tokenizers that do not fit the studies.
   """
   image = ImageTokenizer.load(image_tokenizer)
   text = load_text_tokenizer(text_tokenizer)
   layout = Vocabulary.bpe if isinstance(text, BPETokenizer) else Vocabulary.sentencepiece
   vocabulary = layout(text.vocab_size, image.num_codes)
-  return tokens.tokenize_studies(studies, image, text, vocabulary, output)
+  return write_tokens(studies, image, text, vocabulary, output, process_index, process_count)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,8 +43,16 @@ def main(argv: list[str] | None = None) -> None:
       help="its model file, or a folder with vocab.json and merges.txt",
   )  # fmt: skip
   parser.add_argument("--output", type=pathlib.Path, required=True)
+  cli.add_process_arguments(parser)
   args = parser.parse_args(argv)
-  card = run(args.studies, args.image_tokenizer, args.text_tokenizer, args.output)
+  index, count = cli.process_of(args)
+  card = run(
+      args.studies, args.image_tokenizer, args.text_tokenizer, args.output, index, count
+  )  # fmt: skip
+  if card is None:
+    print(f"{args.output}: this process is done; others still write their shards")
+    return
+  print(describe_account(card["account"]))
   counts = ", ".join(f"{number} {split}" for split, number in card["splits"].items())
   print(f"{args.output}: tokens of {counts} studies")
 

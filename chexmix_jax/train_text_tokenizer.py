@@ -16,7 +16,7 @@ def run(
   With `at_most`, reports of few words get fewer ids. Raises UserError for a `vocab_size` that does
   not fit the reports.
   """
-  reports = (record["report"] for record in studies_lib.open_studies(studies, "train"))
+  reports = (record["report"] for record in studies_lib.open_studies(studies, "train", ("report",)))
   return text.train_sentencepiece(reports, vocab_size, output, at_most)
 
 

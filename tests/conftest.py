@@ -1,5 +1,6 @@
 """Shared fixtures: the project's reference files where they are there, small studies and tokens."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -11,8 +12,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from chexmix_jax import config as config_lib
-from chexmix_jax.data import studies, tokens
+from chexmix_jax.data import studies
+from chexmix_jax.data.load_study import LoadOptions
 from chexmix_jax.data.sources import source
+from chexmix_jax.data.write_studies import WriteOptions, write_studies
+from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.models import vqgan
 from chexmix_jax.models.transformer import TransformerConfig, abstract_params
 from chexmix_jax.tokenizers import text
@@ -51,21 +55,31 @@ class FakeImageTokenizer:
     return np.clip((means + 1) * 16, 0, 31).astype(np.int32)
 
 
-def make_content(number, size):
-  rng = np.random.default_rng(number)
-  image = rng.integers(0, 256, (size, size), np.uint8)
+def make_picture(number, size):
+  return np.random.default_rng(number).integers(0, 256, (size, size), np.uint8)
+
+
+def make_row(number):
+  """A generated study of a picture, a report and labels."""
+  rng = np.random.default_rng([number, 1])
   report = " ".join(rng.choice(_WORDS, rng.integers(3, 20)))
-  return source.StudyContent(image, report, rng.integers(-2, 2, 14).astype(np.int8))
+  return source.Row(
+      study_id=f"s{number}",
+      patient_id=f"p{number}",
+      split=("train", "train", "val", "train", "test")[number % 5],
+      where=f"row {number}",
+      pictures=(
+          source.Picture("frontal", f"{number}.png", functools.partial(make_picture, number)),
+      ),
+      report=source.given_sections(findings=report),
+      labels=rng.integers(-2, 2, 14).astype(np.int8),
+  )
 
 
-def make_source(number=50, **changes):
-  """`number` generated studies, a fifth of them validation and a fifth test."""
-  found = []
-  for i in range(number):
-    split = ("train", "train", "val", "train", "test")[i % 5]
-    content = changes.get(i, functools.partial(make_content, i))
-    found.append(source.Study(f"s{i}", f"p{i // 2}", split, f"row {i}", content))
-  return source.Source({"source": "fake", "number": number}, tuple(found))
+def make_source(number=50, changes=None):
+  """`number` rows, a fifth of them validation and a fifth test; `changes` by number of the row."""
+  rows = [dataclasses.replace(make_row(i), **(changes or {}).get(i, {})) for i in range(number)]
+  return source.gather({"source": "fake", "number": number}, rows, merge=False)
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +87,7 @@ def image_tokenizer():
   return FakeImageTokenizer()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake_source():
   return make_source
 
@@ -81,7 +95,7 @@ def fake_source():
 @pytest.fixture(scope="session")
 def studies_dir(tmp_path_factory):
   folder = tmp_path_factory.mktemp("records") / "studies"
-  studies.write_studies(make_source(), folder, SIZE, num_workers=1)
+  write_studies(make_source(), folder, LoadOptions(SIZE), WriteOptions())
   return folder
 
 
@@ -159,5 +173,5 @@ def model_dir(random_params, tmp_path_factory):
 def tokens_dir(studies_dir, image_tokenizer, text_tokenizer, tmp_path_factory):
   folder = tmp_path_factory.mktemp("records") / "tokens"
   vocabulary = Vocabulary.sentencepiece(text_tokenizer.vocab_size, image_tokenizer.num_codes)
-  tokens.tokenize_studies(studies_dir, image_tokenizer, text_tokenizer, vocabulary, folder)
+  write_tokens(studies_dir, image_tokenizer, text_tokenizer, vocabulary, folder)
   return folder

@@ -32,7 +32,7 @@ def test_overrides_change_values_and_keep_their_types():
   assert config.model.dtype == "float32"
   assert config.model.remat is False and config.model.qk_norm is True
   assert config.data.masking.image.weight == 2.0
-  assert config.data.context == 2048
+  assert config.data.context == 4608
 
 
 def test_the_rest_of_the_command_line_comes_back_in_order():

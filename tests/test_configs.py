@@ -62,7 +62,7 @@ def test_both_stages_have_the_published_shape(name):
   assert model == transformer.TransformerConfig(dtype="bfloat16", remat=True)
   assert model.vocab_size == Vocabulary.published().size
   assert count_parameters(transformer.abstract_params(model)) == 2_817_384_642
-  assert build(name).data.context == 2048
+  assert build(name).data.context == 4608
 
 
 def test_stage_1_masks_nothing_and_stage_2_goes_on_from_it():

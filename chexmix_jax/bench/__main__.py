@@ -3,10 +3,10 @@
 import sys
 
 from chexmix_jax import cli
-from chexmix_jax.bench import generate, train
+from chexmix_jax.bench import data, generate, train
 from chexmix_jax.errors import UserError
 
-BENCHMARKS = {"train": train.main, "generate": generate.main}
+BENCHMARKS = {"train": train.main, "generate": generate.main, "data": data.main}
 
 
 def main(argv: list[str] | None = None) -> None:

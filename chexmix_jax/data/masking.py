@@ -61,21 +61,21 @@ def mask_document(
 ) -> dict[str, np.ndarray]:
   """inputs, targets (L,) int32 and weights (L,) float32 of a document; all chance is from `rng`.
 
-  Special tokens are never masked. As targets they always carry loss, whatever `loss_on` says: eoi
-  and eot with the image's weight, the boi that ends a report with the text's.
+  Special tokens are never masked. As targets they always carry loss, whatever `loss_on` says: with
+  the image's weight where they end an image (eoi, and what follows it), with the text's where they
+  end a text.
   """
   length = len(document.tokens)
   # One longer: the target of the last token is no input here, so it counts as visible.
   masked = np.zeros(length + 1, bool)
   weights = np.zeros(length, np.float32)
-  ends_report = document.targets == vocabulary.boi
   for modality, setting in ((documents.IMAGE, config.image), (documents.TEXT, config.text)):
     where = np.flatnonzero(document.modality == modality)
     ratio = rng.uniform(setting.low, setting.high) if rng.random() < setting.prob else 0.0
     masked[where] = mask_codes(rng, where, ratio)
     chosen = {"all": True, "masked": masked[1:], "visible": ~masked[1:]}[setting.loss_on]
     is_special = document.target_modality == documents.SPECIAL
-    special = is_special & (ends_report == (modality == documents.TEXT))
+    special = is_special & (document.part == modality)
     weights[special | ((document.target_modality == modality) & chosen)] = setting.weight
   inputs = np.where(masked[:-1], np.int32(vocabulary.mask), document.tokens)
   return {"inputs": inputs, "targets": document.targets, "weights": weights}

@@ -1,22 +1,24 @@
 """Grain pipelines: packed token batches for training, pictures for the image tokenizer."""
 
 import dataclasses
+import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
-from chexmix_jax.data import images, studies, tokens
-from chexmix_jax.data.documents import make_document, min_context
+from chexmix_jax.data import images, packing, studies, tokens
+from chexmix_jax.data.documents import IMAGE_PARTS, Form, Text, make_document, parse_forms
 from chexmix_jax.data.masking import MaskingConfig, mask_document
 from chexmix_jax.data.records import Record
+from chexmix_jax.data.sources.source import VIEWS
 from chexmix_jax.errors import UserError
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 # Batches made ahead in a thread, while the accelerator works.
 _PREFETCH = 2
-_PACKED = ("inputs", "targets", "weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +26,13 @@ class DataConfig:
   """Training batches.
 
   Attributes:
-    tokens: folder of token records.
+    tokens: folders of token records, `DIR` or `DIR:2, DIR:0.5`: after a colon how many times an
+      epoch has each study of it.
     context: tokens a row.
     batch_size: rows a step over all processes.
-    shuffle_seed: of the order of documents and of their masks.
+    documents: what a study becomes, such as `image report:3, report image, report`; see
+      chexmix_jax.data.documents.
+    shuffle_seed: of the order of documents, of their forms and of their masks.
     packing_rows: rows that are filled at a time; more leave less padding.
     masking: inputs hidden and targets weighed; the default is stage 1.
   """
@@ -35,9 +40,67 @@ class DataConfig:
   tokens: str
   context: int
   batch_size: int
+  documents: str = "image report"
   shuffle_seed: int = 0
   packing_rows: int = 64
   masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
+
+
+def parse_folders(text: str) -> list[tuple[pathlib.Path, float]]:
+  """Folders and weights of DataConfig.tokens; UserError for a weight that is not positive."""
+  folders = []
+  for item in text.split(","):
+    name, _, weight = item.strip().rpartition(":")
+    try:
+      folder, number = (name, float(weight)) if name else (weight, 1.0)
+    except ValueError:  # The colon belongs to the name.
+      folder, number = item.strip(), 1.0
+    if number <= 0:
+      raise UserError(f"data.tokens: the weight of {folder} must be more than 0.")
+    folders.append((pathlib.Path(folder), number))
+  return folders
+
+
+def read_card(config: DataConfig) -> dict[str, Any]:
+  """The common card of the folders of a config, see tokens.read_joint_card."""
+  return tokens.read_joint_card([folder for folder, _ in parse_folders(config.tokens)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What the order of the documents follows from.
+
+  Attributes:
+    forms: of documents.
+    sets: the studies of every folder.
+    num_studies: studies that can be a document of any of the forms.
+    num_cut: those of them of which some form is longer than the context, and is cut.
+  """
+
+  forms: tuple[Form, ...]
+  sets: tuple[packing.StudySet, ...]
+  num_studies: int
+  num_cut: int
+
+
+def make_plan(config: DataConfig) -> Plan:
+  """Reads how long the documents are; UserError where the context is too short for their images."""
+  forms = parse_forms(config.documents)
+  num_codes = int(np.prod(read_card(config)["grid"]))
+  shortest = max(form.min_context(num_codes) for form in forms)
+  if config.context < shortest:
+    raise UserError(
+        f"data.context={config.context} cannot hold the documents {config.documents!r}; use"
+        f" {shortest} or more."
+    )
+  sets, num_studies, num_cut = [], 0, 0
+  for folder, weight in parse_folders(config.tokens):
+    index = tokens.read_index(folder, "train")
+    lengths = packing.document_lengths(index, forms, num_codes, 1 << 30)
+    num_studies += int(lengths.any(axis=1).sum())
+    num_cut += int((lengths > config.context).any(axis=1).sum())
+    sets.append(packing.StudySet(np.minimum(lengths, config.context), weight))
+  return Plan(forms, tuple(sets), num_studies, num_cut)
 
 
 def train_iterator(
@@ -49,80 +112,123 @@ def train_iterator(
   with B = batch_size / process_count. Whole documents stand back to back in a row, numbered from 1
   by `segment_ids`, with positions from 0; padding has segment 0 and weight 0.
 
-  Each epoch is one shuffle of all documents, of which process p takes every process_count-th from
-  p on. A document's mask depends on the seed, the epoch and its number, on nothing else. State
-  saved with get_state brings back the exact position with set_state.
+  The batches of all processes put together depend on the config alone, and so does the state that
+  get_state gives: with set_state any number of processes goes on from exactly there.
 
-  Raises UserError when the context cannot hold an image.
+  Raises UserError when the context cannot hold the documents' images.
   """
-  card = tokens.read_card(pathlib.Path(config.tokens))
-  vocabulary = Vocabulary(**card["vocabulary"])
-  shortest = min_context(int(np.prod(card["grid"])))
-  if config.context < shortest:
-    raise UserError(
-        f"data.context={config.context} cannot hold an image and a report; use {shortest} or more."
-    )
   if config.batch_size < 1 or config.batch_size % process_count:
     raise UserError(
         f"data.batch_size={config.batch_size} must be a positive multiple of {process_count}, the"
         " number of processes."
     )
-  records = _Numbered(tokens.open_tokens(pathlib.Path(config.tokens), "train"))
-
-  def to_document(index: int, record: Record) -> dict[str, np.ndarray]:
-    epoch = index // len(records)
-    rng = np.random.default_rng([config.shuffle_seed, epoch, record["number"]])
-    document = make_document(record["codes"], record["text"], vocabulary, config.context)
-    return mask_document(document, config.masking, vocabulary, rng)
-
-  documents = grain.MapDataset.source(records).seed(config.shuffle_seed).shuffle().repeat()
-  # The index is the place in the global order, so the slice for this process comes after it.
-  documents = documents.map_with_index(to_document)[process_index::process_count]
-  packed = grain.experimental.FirstFitPackIterDataset(
-      documents.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)),
-      length_struct=dict.fromkeys(_PACKED, config.context),
-      padding_struct={"inputs": vocabulary.pad, "targets": vocabulary.pad, "weights": 0.0},
-      num_packing_bins=config.packing_rows,
-      seed=config.shuffle_seed,
-  )
-  batches = packed.map(_rename).batch(config.batch_size // process_count, drop_remainder=True)
+  plan = make_plan(config)
+  share = config.batch_size // process_count
+  rows = _RowDataset(config, plan, slice(process_index * share, (process_index + 1) * share))
+  batches = rows.map(_Reader(config, plan))
   return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=_PREFETCH))
 
 
+class _RowDataset(grain.IterDataset):
+  """Of every global batch the rows of one process, as lists of entries."""
+
+  def __init__(self, config: DataConfig, plan: Plan, rows: slice):
+    super().__init__()
+    self._config, self._plan, self._rows = config, plan, rows
+
+  def __iter__(self) -> grain.DatasetIterator:
+    config, plan = self._config, self._plan
+    epoch = functools.partial(packing.make_epoch, plan.sets, plan.forms, config.shuffle_seed)
+    packer = packing.RowPacker(epoch, config.context, config.packing_rows)
+    return _RowIterator(packer, config.batch_size, self._rows)
+
+
+class _RowIterator(grain.DatasetIterator):
+  def __init__(self, packer: packing.RowPacker, batch_size: int, rows: slice):
+    super().__init__()
+    self._packer, self._batch_size, self._rows = packer, batch_size, rows
+
+  def __next__(self) -> list[list[packing.Entry]]:
+    return [self._packer.next_row() for _ in range(self._batch_size)][self._rows]
+
+  def get_state(self) -> dict[str, Any]:
+    return self._packer.get_state()
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    self._packer.set_state(state)
+
+
+class _Reader:
+  """Turns rows of entries into a batch."""
+
+  def __init__(self, config: DataConfig, plan: Plan):
+    self._config, self._plan = config, plan
+    self._vocabulary = Vocabulary(**read_card(config)["vocabulary"])
+    self._sources = [
+        tokens.open_tokens(folder, "train") for folder, _ in parse_folders(config.tokens)
+    ]
+
+  def __call__(self, rows: Sequence[Sequence[packing.Entry]]) -> dict[str, np.ndarray]:
+    shape = (len(rows), self._config.context)
+    pad = self._vocabulary.pad
+    batch = {
+        "inputs": np.full(shape, pad, np.int32),
+        "targets": np.full(shape, pad, np.int32),
+        "positions": np.zeros(shape, np.int32),
+        "segment_ids": np.zeros(shape, np.int32),
+        "weights": np.zeros(shape, np.float32),
+    }
+    for i, row in enumerate(rows):
+      start = 0
+      for segment, entry in enumerate(row, start=1):
+        document = self._document(entry)
+        stop = start + len(document["inputs"])
+        for name, values in document.items():
+          batch[name][i, start:stop] = values
+        batch["positions"][i, start:stop] = np.arange(stop - start)
+        batch["segment_ids"][i, start:stop] = segment
+        start = stop
+    return batch
+
+  def _document(self, entry: packing.Entry) -> dict[str, np.ndarray]:
+    """inputs, targets and weights of a document; all chance is the entry's own."""
+    rng = np.random.default_rng([self._config.shuffle_seed, *entry])
+    record = self._sources[entry.folder][entry.number]
+    form = self._plan.forms[entry.form]
+    parts = [_part(record, part, rng) for part in form.parts]
+    document = make_document(parts, self._vocabulary, self._config.context)
+    return mask_document(document, self._config.masking, self._vocabulary, rng)
+
+
+def _part(record: Record, part: str, rng: np.random.Generator) -> np.ndarray | Text:
+  if part not in IMAGE_PARTS:
+    return Text(record[part], record[f"{part}_sentences"])
+  numbers = np.arange(len(record["codes"]))
+  if part != "image":
+    numbers = np.flatnonzero(record["views"] == VIEWS.index(part))
+  return record["codes"][numbers[rng.integers(len(numbers))]]
+
+
 def image_iterator(
-    studies_dir: pathlib.Path, split: str, batch_size: int, seed: int
+    studies_dir: pathlib.Path,
+    split: str,
+    batch_size: int,
+    seed: int,
 ) -> grain.DatasetIterator:
-  """Endless shuffled batches dict(image: float32 (B, H, W, 1) in [-1, 1]); close it when done."""
-  pictures = grain.MapDataset.source(studies.open_studies(studies_dir, split))
-  pictures = pictures.seed(seed).shuffle().repeat().map(_to_picture)
+  """Endless shuffled batches dict(image: float32 (B, H, W, 1) in [-1, 1]); close it when done.
+
+  Of a study with several pictures each epoch has one, drawn.
+  """
+  pictures = grain.MapDataset.source(studies.open_studies(studies_dir, split, ("pictures",)))
+  pictures = pictures.seed(seed).shuffle().repeat().random_map(_to_picture)
   batches = pictures.batch(batch_size, drop_remainder=True).map(_to_float)
   rows = batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
   return iter(grain.experimental.ThreadPrefetchIterDataset(rows, prefetch_buffer_size=_PREFETCH))
 
 
-class _Numbered:
-  """A source whose records know their number."""
-
-  def __init__(self, source: Any):
-    self._source = source
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int) -> Record:
-    return {**self._source[index], "number": index}
-
-
-def _rename(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  return {
-      **{name: row[name] for name in _PACKED},
-      "positions": row["inputs_positions"],
-      "segment_ids": row["inputs_segment_ids"],
-  }
-
-
-def _to_picture(record: Record) -> np.ndarray:
-  return studies.decode_image(record["image"])
+def _to_picture(record: Record, rng: np.random.Generator) -> np.ndarray:
+  pictures = record["pictures"]
+  return studies.decode_picture(pictures[rng.integers(len(pictures))])
 
 
 def _to_float(pictures: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,98 +1,247 @@
-"""A folder of records: ArrayRecord written through a TFDS builder, and a card that describes it.
+"""A folder of records: ArrayRecord files that TensorFlow Datasets reads, and a card.
 
     DIR/dataset_info.json, features.json, *.array_record-*   TensorFlow Datasets' own files
-    DIR/card.json    kind, request (what it was made from), splits, sizes of the files
+    DIR/dataset_card.json   kind, request (what it was made from), splits, sizes of the files
+    DIR/index.npz           a few numbers of every record
+    DIR/quarantine.jsonl    what was refused, a JSON object a line, where anything was
+
+It is written shard by shard into `.DIR.partial`, by one process or several, and becomes DIR when
+the last shard is there.
 """
 
-import contextlib
-import io
+import dataclasses
 import json
 import os
 import pathlib
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from chexmix_jax.errors import UserError
+from chexmix_jax.files import write_lines, write_whole
 
 Record = dict[str, Any]
 
-_CARD = "card.json"
+CARD = "dataset_card.json"
+QUARANTINE = "quarantine.jsonl"
+_INDEX = "index.npz"
+_REQUEST = "request.json"
+_NAME = "chexmix"
+# Each record can be read by itself.
+_OPTIONS = "group_size:1"
 
 
-class _Info(tfds.core.DatasetInfo):
-  """Facts of a data set that TFDS's own bucket knows nothing of."""
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A stretch of a split's items.
 
-  def initialize_from_bucket(self) -> None:
-    """Looks nowhere: the original leaves an empty temporary folder behind."""
+  Attributes:
+    number: of `count` shards of this split.
+    start: first item.
+    stop: the item after the last.
+  """
+
+  split: str
+  number: int
+  count: int
+  start: int
+  stop: int
+
+  @property
+  def file_name(self) -> str:
+    return f"{_NAME}-{self.split}.array_record-{self.number:05d}-of-{self.count:05d}"
+
+  @property
+  def note_name(self) -> str:
+    return f"{self.split}-{self.number:05d}.json"
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder):
-  """Writes given records of given features; keeps their order."""
+def cut_shards(splits: Mapping[str, int], shard_size: int) -> list[Shard]:
+  """Shards of about equal length, at most `shard_size` items each."""
+  shards = []
+  for split, number in splits.items():
+    count = -(-number // shard_size)
+    bounds = [number * i // count for i in range(count + 1)] if count else []
+    shards += [Shard(split, i, count, *bounds[i : i + 2]) for i in range(count)]
+  return shards
 
-  VERSION = tfds.core.Version("1.0.0")
-  name = "chexmix"
+
+class RecordWriter:
+  """Writes the shards of a folder, each whole or not at all; goes on where it was stopped.
+
+  It takes the folder, its kind ("studies", "tokens"), what it is made from, the features of a
+  record, and all shards. Raises UserError where unfinished work of another request is there.
+  """
 
   def __init__(
       self,
-      *,
+      output: pathlib.Path,
+      kind: str,
+      request: Mapping[str, Any],
       features: Mapping[str, Any],
-      splits: Mapping[str, Iterable[Record]],
-      data_dir: str,
+      shards: Sequence[Shard],
   ):
-    self._feature_connectors = features
-    self._records = splits
-    super().__init__(data_dir=data_dir)
+    self._output, self._kind, self._shards = output, kind, shards
+    self._request = json.loads(json.dumps(request))
+    self._features = tfds.features.FeaturesDict(dict(features))
+    self._serialise = tfds.core.example_serializer.ExampleSerializer(
+        self._features.get_serialized_info()
+    ).serialize_example
+    self.partial = output.with_name(f".{output.name}.partial")
+    path = self.partial / _REQUEST
+    try:
+      self.partial.mkdir(parents=True, exist_ok=True)
+      if not path.exists():
+        write_whole(path, json.dumps(self._request))
+    except OSError as error:
+      raise UserError(f"{output} cannot be written ({error}); give another --output.") from error
+    if json.loads(path.read_text()) != self._request:
+      raise UserError(
+          f"{self.partial} holds unfinished {kind} of other input or settings; delete it, or give"
+          " another --output."
+      )
 
-  def _info(self) -> tfds.core.DatasetInfo:
-    features = tfds.features.FeaturesDict(dict(self._feature_connectors))
-    return _Info(builder=self, features=features, disable_shuffling=True)
+  def is_done(self, shard: Shard) -> bool:
+    """Whether this shard is there, written by this process or another."""
+    return (self.partial / shard.note_name).exists()
 
-  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    return {name: enumerate(records) for name, records in self._records.items()}
+  def note(self, shard: Shard) -> dict[str, Any]:
+    """What was noted when this shard was written."""
+    return json.loads((self.partial / shard.note_name).read_text())
 
-  def _generate_examples(self) -> Any:
-    raise NotImplementedError("_split_generators gives the examples themselves.")
+  def write(self, shard: Shard, records: Iterable[Record], note: dict[str, Any]) -> None:
+    """Writes a shard; `note` is saved with it, after the last record was taken.
 
+    A note has `index`, names and for each of them a number a record; `members`, something of every
+    record, where records may be dropped later; `refused`, refusals as JSON.
+    """
+    path = self.partial / shard.file_name
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+      writer, number = ArrayRecordWriter(str(unfinished), _OPTIONS), 0
+      try:
+        for record in records:
+          writer.write(self._serialise(self._features.encode_example(record)))
+          number += 1
+      finally:
+        writer.close()
+      os.replace(unfinished, path)
+      content = json.dumps(note | {"records": number})
+      write_whole(self.partial / shard.note_name, content)
+    except OSError as error:
+      raise UserError(f"{path} cannot be written ({error}); make room, then go on.") from error
+    finally:
+      unfinished.unlink(missing_ok=True)
 
-def write_records(
-    output: pathlib.Path,
-    kind: str,
-    request: Mapping[str, Any],
-    features: Mapping[str, Any],
-    splits: Mapping[str, Iterable[Record]],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-  """Writes `splits` to the folder `output`, whole or not at all, and returns its card.
+  def drop(self, shard: Shard, numbers: set[int], refused: Sequence[Mapping[str, Any]]) -> None:
+    """Takes records out of a shard that is done, by number; `refused` is added to its note."""
+    note, path = self.note(shard), self.partial / shard.file_name
+    # Cut off from here on, the shard would be written anew.
+    (self.partial / shard.note_name).unlink()
+    kept = [i for i in range(note["records"]) if i not in numbers]
+    reader = ArrayRecordReader(str(path), "readahead_buffer_size:0")
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    writer = ArrayRecordWriter(str(unfinished), _OPTIONS)
+    for i in kept:
+      writer.write(reader.read([i])[0])
+    writer.close()
+    reader.close()
+    os.replace(unfinished, path)
+    note["refused"] += refused
+    note["records"] = len(kept)
+    note["members"] = [note["members"][i] for i in kept]
+    note["index"] = {name: [values[i] for i in kept] for name, values in note["index"].items()}
+    write_whole(self.partial / shard.note_name, json.dumps(note))
 
-  The card has `kind`, `request`, the keys of `facts`, `splits` (records each) and `files` (bytes
-  each). Ask `finished` first: it tells whether the folder is there already.
-  """
-  partial = output.with_name(f".{output.name}.partial")
-  shutil.rmtree(partial, ignore_errors=True)
-  try:
-    partial.mkdir(parents=True)
-    builder = _Builder(features=features, splits=splits, data_dir=str(partial))
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints how to cancel a download.
-      builder.download_and_prepare(file_format="array_record")
-    folder = pathlib.Path(builder.data_dir)
+  def finish(
+      self, facts: Mapping[str, Any], refused: Sequence[Mapping[str, Any]] = ()
+  ) -> dict[str, Any]:
+    """Turns the shards into the folder; returns its card: the facts, kind, request, splits, files.
+
+    Only one process gets through; UserError for another one that comes at the same time.
+    """
+    lock = self.partial / "finishing"
+    try:
+      os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+      raise UserError(
+          f"Another process is finishing {self._output}; where none is, delete {lock} and start"
+          " again."
+      ) from None
+    try:
+      return self._finish(facts, refused)
+    finally:
+      lock.unlink(missing_ok=True)
+
+  def _finish(self, facts, refused) -> dict[str, Any]:
+    notes = {shard: self.note(shard) for shard in self._shards}
+    template = tfds.core.ShardedFileTemplate(
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", data_dir=self.partial,
+        dataset_name=_NAME, filetype_suffix="array_record",
+    )  # fmt: skip
+    lengths: dict[str, list[int]] = {}
+    num_bytes: dict[str, int] = {}
+    index: dict[str, list[int]] = {}
+    for shard, note in notes.items():
+      lengths.setdefault(shard.split, []).append(note["records"])
+      size = (self.partial / shard.file_name).stat().st_size
+      num_bytes[shard.split] = num_bytes.get(shard.split, 0) + size
+      for name, values in note["index"].items():
+        index.setdefault(f"{shard.split}/{name}", []).extend(values)
+    tfds.folder_dataset.write_metadata(
+        data_dir=str(self.partial),
+        features=self._features,
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split, shard_lengths=of_split, num_bytes=num_bytes[split],
+                filename_template=template,
+            )
+            for split, of_split in lengths.items()
+        ],
+        filename_template=template.template,
+        check_data=False,  # That would need TensorFlow.
+    )  # fmt: skip
+    arrays: dict[str, Any] = {k: np.asarray(v, np.int32) for k, v in index.items()}
+    np.savez(self.partial / _INDEX, **arrays)
+    if refused:
+      write_lines(self.partial / QUARANTINE, refused)
+    made = ["dataset_info.json", "features.json", _INDEX, *(s.file_name for s in self._shards)]
     card = {
-        "kind": kind,
-        "request": dict(request),
+        "kind": self._kind,
+        "request": self._request,
         **facts,
-        "splits": {name: info.num_examples for name, info in builder.info.splits.items()},
-        "files": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "splits": {split: sum(of_split) for split, of_split in lengths.items()},
+        "shards": lengths,
+        "files": {name: (self.partial / name).stat().st_size for name in sorted(made)},
     }
-    (folder / _CARD).write_text(json.dumps(card, indent=2))
-    os.replace(folder, output)
-  except OSError as error:
-    raise UserError(f"{output} cannot be written ({error}); give another --output.") from error
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
-  return card
+    write_whole(self.partial / CARD, json.dumps(card, indent=2))
+    for path in self.partial.iterdir():
+      if path.name not in (*made, CARD, QUARANTINE):
+        path.unlink()
+    if self._output.exists():
+      self._output.rmdir()  # An empty folder, which `finished` lets through.
+    os.replace(self.partial, self._output)
+    return card
+
+
+def which_have(index: Mapping[str, np.ndarray], need: Sequence[str]) -> np.ndarray | None:
+  """Numbers of the records of which all of `need` is more than 0 in the index; None for all."""
+  if not need:
+    return None
+  return np.flatnonzero(np.logical_and.reduce([index[name] > 0 for name in need]))
+
+
+def my_shards(shards: Sequence[Shard], process_index: int, process_count: int) -> list[Shard]:
+  """Every process_count-th shard from process_index on."""
+  if not 0 <= process_index < process_count:
+    raise UserError(
+        f"--process_index={process_index} must lie in 0 .. {process_count - 1}, with"
+        f" --process_count={process_count}."
+    )
+  return list(shards[process_index::process_count])
 
 
 def finished(output: pathlib.Path, kind: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -102,7 +251,7 @@ def finished(output: pathlib.Path, kind: str, request: Mapping[str, Any]) -> dic
   """
   if not output.exists() or (output.is_dir() and not any(output.iterdir())):
     return None
-  if not (output / _CARD).is_file():
+  if not (output / CARD).is_file():
     raise UserError(f"{output} exists and holds no records; name another --output or delete it.")
   card = read_card(output, kind)
   if card["request"] != json.loads(json.dumps(request)):
@@ -115,11 +264,11 @@ def finished(output: pathlib.Path, kind: str, request: Mapping[str, Any]) -> dic
 
 def read_card(folder: pathlib.Path, kind: str) -> dict[str, Any]:
   """The card of a folder of records of this kind; UserError for anything else or damaged files."""
-  path = folder / _CARD
+  path = folder / CARD
   try:
     card = json.loads(path.read_text(encoding="utf-8"))
   except OSError as error:
-    raise UserError(f"{folder} holds no {kind} (no {_CARD}); make them first.") from error
+    raise UserError(f"{folder} holds no {kind} (no {CARD}); make them first.") from error
   except ValueError as error:
     raise UserError(f"{path} is damaged; delete {folder} and make it again.") from error
   if card.get("kind") != kind:
@@ -130,33 +279,50 @@ def read_card(folder: pathlib.Path, kind: str) -> dict[str, Any]:
   return card
 
 
+def read_index(folder: pathlib.Path, kind: str, split: str) -> dict[str, np.ndarray]:
+  """The numbers noted of every record of a split, int32 (N,) each, by name."""
+  _check_split(read_card(folder, kind), folder, split)
+  with np.load(folder / _INDEX) as arrays:
+    return {name.split("/")[1]: arrays[name] for name in arrays if name.split("/")[0] == split}
+
+
+def _check_split(card: dict[str, Any], folder: pathlib.Path, split: str) -> None:
+  if split not in card["splits"]:
+    have = ", ".join(card["splits"])
+    raise UserError(f"{folder} has no split {split!r}; it has {have}.")
+
+
 class RecordSource:
   """Random access to the decoded records of one split; also a Grain data source.
 
-  Text features come as str, images as PNG bytes, the rest as arrays.
+  Text features come as str, sequences of bytes as lists, the rest as arrays. `numbers` chooses
+  records, by number.
   """
 
-  def __init__(self, folder: pathlib.Path, kind: str, split: str):
+  def __init__(
+      self,
+      folder: pathlib.Path,
+      kind: str,
+      split: str,
+      numbers: np.ndarray | None = None,
+  ):
     card = read_card(folder, kind)
-    if split not in card["splits"]:
-      have = ", ".join(card["splits"])
-      raise UserError(f"{folder} has no split {split!r}; it has {have}.")
+    _check_split(card, folder, split)
     builder = tfds.builder_from_directory(str(folder))
     features = builder.info.features
     self._texts = [k for k, v in features.items() if isinstance(v, tfds.features.Text)]
-    images = [k for k, v in features.items() if isinstance(v, tfds.features.Image)]
-    self._source = builder.as_data_source(
-        split=split, decoders={name: tfds.decode.SkipDecoding() for name in images}
-    )
+    # Of a split whose records were all refused ArrayRecord cannot make a source.
+    self._source = builder.as_data_source(split=split) if card["splits"][split] else []
+    self._numbers = range(len(self._source)) if numbers is None else [int(n) for n in numbers]
 
   def __len__(self) -> int:
-    return len(self._source)
+    return len(self._numbers)
 
   def __iter__(self) -> Iterator[Record]:
     return (self[index] for index in range(len(self)))
 
   def __getitem__(self, index: int) -> Record:
-    record = self._source[index]
+    record = self._source[self._numbers[index]]
     for name in self._texts:
       record[name] = record[name].decode()
     return record

@@ -1,46 +1,34 @@
-"""Token records: every study as image codes and report text ids, and the card that binds them."""
+"""Token records: every study as image codes and text ids, and the card that binds them."""
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from chexmix_jax.data import images, records, studies
+from chexmix_jax.data import records
 from chexmix_jax.errors import UserError
 from chexmix_jax.labels import CHEXPERT_14
-from chexmix_jax.progress import progress
-from chexmix_jax.tokenizers.text import TextTokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
-_KIND = "tokens"
-_IMAGES_AT_A_TIME = 256
+KIND = "tokens"
 
+INDEXED = ("pictures", "frontal", "lateral", "report", "prior")
+"""What the index has of every record: how many pictures, of each view, and ids of each text."""
 
-class ImageTokenizer(Protocol):
-  """What tokenising needs of an image tokenizer."""
-
-  grid: tuple[int, int]
-  num_codes: int
-
-  @property
-  def fingerprint(self) -> str:
-    """Hex."""
-
-  def encode(self, pixels: np.ndarray) -> np.ndarray:
-    """int32 (N, h, w) codes of float32 (N, H, W, C) pixels in [-1, 1]."""
+_SAME = ("vocabulary", "image_tokenizer", "text_tokenizer", "grid")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenTable:
-  """One split in memory, in the order of the studies.
+  """Studies of one split in memory, in their order.
 
   Attributes:
     study_ids: N strings.
     patient_ids: N strings.
-    codes: int32 (N, h*w) in raster order, in [0, num_codes).
+    codes: int32 (N, h*w) in raster order, in [0, num_codes), of the first picture of each.
     texts: N arrays of int32 text ids.
     labels: int8 (N, 14), see chexmix_jax.labels.
   """
@@ -52,58 +40,44 @@ class TokenTable:
   labels: np.ndarray
 
 
-def tokenize_studies(
-    studies_dir: pathlib.Path,
-    image_tokenizer: ImageTokenizer,
-    text_tokenizer: TextTokenizer,
-    vocabulary: Vocabulary,
-    output: pathlib.Path,
-) -> dict[str, Any]:
-  """Writes the token records of all splits of `studies_dir` to `output`; returns their card.
-
-  Does nothing when `output` holds the same tokens already. Raises UserError for tokenizers that do
-  not fit the vocabulary and for an `output` that holds something else.
-  """
-  _check_sizes(image_tokenizer, text_tokenizer, vocabulary)
-  facts = {
-      "vocabulary": vocabulary.to_dict(),
-      "image_tokenizer": image_tokenizer.fingerprint,
-      "text_tokenizer": text_tokenizer.fingerprint,
-      "grid": list(image_tokenizer.grid),
+def features(num_codes: int) -> dict[str, Any]:
+  """Of a record, with `num_codes` codes a picture."""
+  ids = tfds.features.Tensor(shape=(None,), dtype=np.int32)
+  return {
+      "study_id": tfds.features.Text(),
+      "patient_id": tfds.features.Text(),
+      "codes": tfds.features.Tensor(shape=(None, num_codes), dtype=np.int32),
+      "views": tfds.features.Tensor(shape=(None,), dtype=np.int8),
+      "report": ids,
+      "report_sentences": ids,
+      "prior": ids,
+      "prior_sentences": ids,
+      "labels": tfds.features.Tensor(shape=(len(CHEXPERT_14),), dtype=np.int8),
   }
-  studies_card = studies.read_card(studies_dir)
-  request = {"studies": studies_card["request"], **facts}
-  card = records.finished(output, _KIND, request)
-  if card is not None:
-    return card
-  with progress(total=sum(studies_card["splits"].values()), desc="tokenize", unit="study") as bar:
-
-    def tokens(split: str) -> Iterator[records.Record]:
-      source = studies.open_studies(studies_dir, split)
-      for start in range(0, len(source), _IMAGES_AT_A_TIME):
-        rows = [source[i] for i in range(start, min(start + _IMAGES_AT_A_TIME, len(source)))]
-        pixels = np.stack([studies.decode_image(row["image"]) for row in rows])
-        codes = image_tokenizer.encode(images.to_float(pixels)[..., None])
-        for row, code in zip(rows, codes, strict=True):
-          yield {
-              "study_id": row["study_id"],
-              "patient_id": row["patient_id"],
-              "codes": np.asarray(code, np.int32).reshape(-1),
-              "text": np.asarray(text_tokenizer.encode(row["report"]), np.int32),
-              "labels": row["labels"],
-          }
-        bar.update(len(rows))
-
-    height, width = image_tokenizer.grid
-    return records.write_records(
-        output, _KIND, request, _features(height * width),
-        {split: tokens(split) for split in studies_card["splits"]}, facts,
-    )  # fmt: skip
 
 
 def read_card(tokens_dir: pathlib.Path) -> dict[str, Any]:
   """The card: vocabulary, image_tokenizer and text_tokenizer fingerprints, grid, splits."""
-  return records.read_card(tokens_dir, _KIND)
+  return records.read_card(tokens_dir, KIND)
+
+
+def read_joint_card(folders: Sequence[pathlib.Path]) -> dict[str, Any]:
+  """One card for several folders, which must have been made with the same tokenizers.
+
+  Its `request` is a list of theirs where there are several. Raises UserError that names the folder
+  and what it was made with another one of.
+  """
+  cards = [read_card(folder) for folder in folders]
+  for folder, card in zip(folders, cards, strict=True):
+    for key in _SAME:
+      if card[key] != cards[0][key]:
+        raise UserError(
+            f"{folder} was made with another {key.replace('_', ' ')} than {folders[0]}; run"
+            " tokenize again with the same one."
+        )
+  requests = [card["request"] for card in cards]
+  common = {key: cards[0][key] for key in _SAME}
+  return {"kind": KIND, "request": requests[0] if len(requests) == 1 else requests, **common}
 
 
 def check_card(
@@ -131,42 +105,38 @@ def check_card(
   return card
 
 
-def open_tokens(tokens_dir: pathlib.Path, split: str) -> records.RecordSource:
-  """Random access to study_id, patient_id, codes (h*w,), text (m,) and labels (14,) of a split."""
-  return records.RecordSource(tokens_dir, _KIND, split)
+def read_index(tokens_dir: pathlib.Path, split: str) -> dict[str, np.ndarray]:
+  """Numbers of every record of a split, int32 (N,) each, by the names of INDEXED."""
+  return records.read_index(tokens_dir, KIND, split)
 
 
-def load_tokens(tokens_dir: pathlib.Path, split: str) -> TokenTable:
-  """A whole split in memory."""
-  rows = list(open_tokens(tokens_dir, split))
+def open_tokens(
+    tokens_dir: pathlib.Path, split: str, need: Sequence[str] = ()
+) -> records.RecordSource:
+  """Random access to the records of a split, of those that have all of `need`, some of INDEXED.
+
+  A record has study_id, patient_id, codes (pictures, h*w), views, report and prior (ids each, with
+  the lengths where their sentences end), labels (14,).
+  """
+  numbers = records.which_have(read_index(tokens_dir, split), need)
+  return records.RecordSource(tokens_dir, KIND, split, numbers)
+
+
+def load_tokens(
+    tokens_dir: pathlib.Path, split: str, need: Sequence[str] = ("pictures", "report")
+) -> TokenTable:
+  """The studies of a split that have what is needed, pictures at least, in memory.
+
+  Raises UserError where there is none.
+  """
+  rows = list(open_tokens(tokens_dir, split, need))
+  if not rows:
+    needed = " and ".join(need)
+    raise UserError(f"No study of {split} in {tokens_dir} has {needed}; use other data.")
   return TokenTable(
       study_ids=[row["study_id"] for row in rows],
       patient_ids=[row["patient_id"] for row in rows],
-      codes=np.stack([row["codes"] for row in rows]),
-      texts=[row["text"] for row in rows],
+      codes=np.stack([row["codes"][0] for row in rows]),
+      texts=[row["report"] for row in rows],
       labels=np.stack([row["labels"] for row in rows]),
   )
-
-
-def _check_sizes(
-    image_tokenizer: ImageTokenizer, text_tokenizer: TextTokenizer, vocabulary: Vocabulary
-) -> None:
-  for what, size, room in (
-      ("image tokenizer", image_tokenizer.num_codes, vocabulary.num_codes),
-      ("text tokenizer", text_tokenizer.vocab_size, vocabulary.num_text),
-  ):
-    if size != room:
-      raise UserError(
-          f"The {what} has {size} ids where the vocabulary has {room}; use the vocabulary made for"
-          " it."
-      )
-
-
-def _features(num_codes: int) -> dict[str, Any]:
-  return {
-      "study_id": tfds.features.Text(),
-      "patient_id": tfds.features.Text(),
-      "codes": tfds.features.Tensor(shape=(num_codes,), dtype=np.int32),
-      "text": tfds.features.Tensor(shape=(None,), dtype=np.int32),
-      "labels": tfds.features.Tensor(shape=(len(CHEXPERT_14),), dtype=np.int8),
-  }

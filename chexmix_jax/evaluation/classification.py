@@ -105,7 +105,8 @@ class Classification:
     self._context = context
     self._config = config
     tables = {
-        name: tokens.load_tokens(context.tokens, name) for name in ("train", "val", context.split)
+        name: tokens.load_tokens(context.tokens, name, need=("pictures",))
+        for name in ("train", "val", context.split)
     }
     self._study_ids = tables[context.split].study_ids
     self._num_train = min(len(tables["train"].codes), config.max_train)

@@ -77,7 +77,7 @@ class Generation:
     self._config = config
     number = config.num_studies
     self._codes = tokens.load_tokens(context.tokens, context.split).codes[:number]
-    source = studies.open_studies(context.studies, context.split)
+    source = studies.open_studies(context.studies, context.split, ("pictures", "report"))
     rows = [source[i] for i in range(len(self._codes))]
     self._study_ids = [row["study_id"] for row in rows]
     self._references = [normalise(row["report"]) for row in rows]
@@ -119,7 +119,7 @@ class Generation:
     return [normalise(text) for text in texts], is_cut
 
   def _score_baselines(self) -> dict[str, float]:
-    source = studies.open_studies(self._context.studies, "train")
+    source = studies.open_studies(self._context.studies, "train", ("report",))
     counts = collections.Counter(normalise(row["report"]) for row in source)
     by_frequency = [text for text, _ in counts.most_common()]
     is_positive = (text for text in by_frequency if np.any(_labels([text]) == POSITIVE))

@@ -127,7 +127,7 @@ class Inpainting:
 
   def _load(self, split: str, number: int) -> _Pictures:
     context = self._context
-    table = tokens.load_tokens(context.tokens, split)
+    table = tokens.load_tokens(context.tokens, split, need=("pictures",))
     codes_NT = table.codes[:number]
     return _Pictures(
         study_ids=table.study_ids[:number],
@@ -220,9 +220,9 @@ class Inpainting:
 
 def _originals(context: Context, split: str, number: int) -> np.ndarray:
   """The first pictures of a split, float32 (N, H, W) in [0, 1]."""
-  source = studies.open_studies(context.studies, split)
+  source = studies.open_studies(context.studies, split, need=("pictures",))
   rows = (source[i] for i in range(min(number, len(source))))
-  return np.stack([studies.decode_image(row["image"]) for row in rows]).astype(np.float32) / 255
+  return np.stack([studies.first_picture(row) for row in rows]).astype(np.float32) / 255
 
 
 def picture_scores(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -39,23 +39,39 @@ def identify(seed: int, index: int) -> tuple[str, str, str]:
   return f"phantom{seed}-{index:06d}", f"phantom{seed}-p{patient:06d}", split
 
 
+def describe(seed: int, index: int) -> tuple[tuple[Finding, ...], str, np.ndarray]:
+  """Findings, report and labels of study number `index` of a seed, without its picture."""
+  findings = _draw_findings(seed, index)
+  report = grammar.write_report(findings, _rngs(seed, index)[1])
+  return findings, report, labels_from_findings(findings)
+
+
 def make_study(seed: int, index: int, size: int) -> PhantomStudy:
   """Study number `index` of a seed, its picture `size` pixels a side.
 
   Studies of a patient share the anatomy and the chronic findings. Neither report nor labels depend
   on `size`.
   """
-  patient_rng = np.random.default_rng([seed, index // STUDIES_A_PATIENT, 0])
-  anatomy, chronic = draw_anatomy(patient_rng), draw_chronic(patient_rng)
-  findings_rng, report_rng, picture_rng = np.random.default_rng([seed, index, 1]).spawn(3)
-  findings = chronic + draw_acute(findings_rng)
-  exposure = draw_exposure(picture_rng)
-  return PhantomStudy(
-      image=render(anatomy, exposure, findings, size, picture_rng),
-      report=grammar.write_report(findings, report_rng),
-      labels=labels_from_findings(findings),
-      findings=findings,
-  )
+  findings, report, labels = describe(seed, index)
+  picture_rng = _rngs(seed, index)[2]
+  anatomy = draw_anatomy(_patient_rng(seed, index))
+  image = render(anatomy, draw_exposure(picture_rng), findings, size, picture_rng)
+  return PhantomStudy(image, report, labels, findings)
+
+
+def _patient_rng(seed: int, index: int) -> np.random.Generator:
+  return np.random.default_rng([seed, index // STUDIES_A_PATIENT, 0])
+
+
+def _rngs(seed: int, index: int) -> list[np.random.Generator]:
+  """For the findings, the report and the picture of a study."""
+  return np.random.default_rng([seed, index, 1]).spawn(3)
+
+
+def _draw_findings(seed: int, index: int) -> tuple[Finding, ...]:
+  rng = _patient_rng(seed, index)
+  draw_anatomy(rng)  # The chronic findings follow it in the patient's stream.
+  return draw_chronic(rng) + draw_acute(_rngs(seed, index)[0])
 
 
 def labels_from_findings(findings: tuple[Finding, ...]) -> np.ndarray:

@@ -3,7 +3,7 @@
     RUN/job.json                 the whole config, the vocabulary and the tokens' card
     RUN/checkpoints/STEP/params  parameters, a plain nested dict of arrays
     RUN/checkpoints/STEP/train   optimizer state, step and random key
-    RUN/checkpoints/STEP/data    position of the data iterator, one JSON a process
+    RUN/checkpoints/STEP/data    position in the data, the same for any number of processes
 """
 
 import gc
@@ -74,7 +74,7 @@ class Checkpoints:
         args=ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             train=ocp.args.StandardSave(train),
-            data=grain.checkpoint.CheckpointSave(iterator),
+            data=ocp.args.JsonSave(iterator.get_state()),
         ),
     )
 
@@ -86,9 +86,10 @@ class Checkpoints:
         args=ocp.args.Composite(
             params=ocp.args.StandardRestore(abstract.params),
             train=ocp.args.StandardRestore(train),
-            data=grain.checkpoint.CheckpointRestore(iterator),
+            data=ocp.args.JsonRestore(),
         ),
     )
+    iterator.set_state(restored.data)
     train = restored.train
     return TrainState(train["step"], restored.params, train["opt_state"], train["key"])
 

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 
 from chexmix_jax import config as config_lib
-from chexmix_jax.data.pipeline import DataConfig, train_iterator
-from chexmix_jax.data.tokens import read_card
+from chexmix_jax.data.pipeline import DataConfig, make_plan, read_card, train_iterator
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import Params, TransformerConfig
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
@@ -66,7 +65,7 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
 
   Raises UserError for inputs that do not fit together and for a loss that is not finite.
   """
-  card = read_card(pathlib.Path(config.data.tokens))
+  card = read_card(config.data)
   vocabulary = Vocabulary(**card["vocabulary"])
   if config.model.vocab_size not in (0, vocabulary.size):
     raise UserError(
@@ -137,7 +136,12 @@ def _first_state(config, optimizer, abstract, mesh, params) -> TrainState:
   if params is not None:
     state = dataclasses.replace(state, params=params)
   if jax.process_index() == 0:
+    plan = make_plan(config.data)
     print(f"{count_parameters(state.params):,} parameters on {mesh.size} device(s)")
+    print(
+        f"{plan.num_studies:,} studies, {plan.num_cut:,} cut to the context of"
+        f" {config.data.context} tokens"
+    )
   return state
 
 

@@ -17,7 +17,9 @@ def write_annotation(tmp_path):
     for i in range(number):
       pixels = np.random.default_rng(i).integers(0, 256, (20, 24), np.uint8)
       Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
-      rows.append({"id": f"p{i // 2}_{i}", "image_path": [f"{i}.png"], "labels": ["Edema"],
+      # Two a patient; the last one, which is test, by itself.
+      patient = f"p{i // 2}" if i < number - 1 else "q"
+      rows.append({"id": f"{patient}_{i}", "image_path": [f"{i}.png"], "labels": ["Edema"],
                    "report": f"Report  number {i}.\n"})  # fmt: skip
     rows[-1] |= changes
     path = tmp_path / "annotation.json"

@@ -38,8 +38,25 @@ def write(tmp_path):
   return write
 
 
+def _read(path):
+  numbers, values = dicom.read_dicom(path)
+  return values[numbers]
+
+
 def test_values_are_those_of_the_file(write):
-  np.testing.assert_array_equal(dicom.read_dicom(write()), RAW)
+  np.testing.assert_array_equal(_read(write()), RAW)
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_signed_values_of_any_range_are_windowed_like_the_whole_picture(write, bits):
+  raw = np.random.default_rng(0).integers(-(1 << bits - 1), (1 << bits - 1) - 1, RAW.shape)
+  path = write(
+      BitsAllocated=bits, BitsStored=bits, HighBit=bits - 1, PixelRepresentation=1,
+      PixelData=raw.astype(f"int{bits}").tobytes(),
+  )  # fmt: skip
+  np.testing.assert_array_equal(_read(path), raw)
+  expected = images.grey(images.from_raw(raw.astype(np.float64), 16))
+  np.testing.assert_array_equal(images.read_grey(path, 16), expected)
 
 
 def test_rescaling_comes_before_the_window(write):
@@ -47,11 +64,11 @@ def test_rescaling_comes_before_the_window(write):
   # PS3.3 C.11.2.1.2: linear from 3000 to 5000, onto the range of the rescaled 12 bits.
   low, high = -100, 2 * 4095 - 100
   expected = np.clip((RAW * 2.0 - 100 - 2999.5) / 2000, 0, 1) * (high - low) + low
-  np.testing.assert_allclose(dicom.read_dicom(path), expected, atol=1e-6)
+  np.testing.assert_allclose(_read(path), expected, atol=1e-6)
 
 
 def test_monochrome1_is_turned_round_and_read_like_its_opposite(write):
-  turned = dicom.read_dicom(write(PhotometricInterpretation="MONOCHROME1"))
+  turned = _read(write(PhotometricInterpretation="MONOCHROME1"))
   np.testing.assert_array_equal(np.diff(turned), -np.diff(RAW.astype(float)))
   found = images.read_image(write(PhotometricInterpretation="MONOCHROME1"), 16)
   opposite = images.read_image(write(PixelData=(4095 - RAW).tobytes()), 16)

@@ -1,33 +1,98 @@
 import numpy as np
+import pytest
 
-from chexmix_jax.data.documents import IMAGE, SPECIAL, TEXT, make_document, min_context
+from chexmix_jax.data.documents import (
+    IMAGE,
+    SPECIAL,
+    TEXT,
+    Form,
+    Text,
+    make_document,
+    parse_forms,
+)
+from chexmix_jax.errors import UserError
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.sentencepiece(num_text=10, num_codes=8)
 BOI, EOI, EOT, OFFSET = 10, 11, 12, 13
-CODES, TEXT_IDS = np.array([0, 7, 3, 1], np.int32), np.array([5, 6, 9], np.int32)
+CODES = np.array([0, 7, 3, 1], np.int32)
+IMAGE_IDS = [OFFSET, OFFSET + 7, OFFSET + 3, OFFSET + 1]
+# Two sentences, of two ids and of one.
+REPORT = Text(np.array([5, 6, 9], np.int32), np.array([2, 3], np.int32))
+PRIOR = Text(np.array([1, 2, 3, 4], np.int32), np.array([1, 4], np.int32))
 
 
-def test_a_document_is_image_then_report_and_ends_in_the_next_ones_start():
-  document = make_document(CODES, TEXT_IDS, VOCABULARY, 100)
-  image = [OFFSET, OFFSET + 7, OFFSET + 3, OFFSET + 1]
-  np.testing.assert_array_equal(document.tokens, [BOI, *image, EOI, EOT, 5, 6, 9])
-  np.testing.assert_array_equal(document.targets, [*image, EOI, EOT, 5, 6, 9, BOI])
+def test_image_and_report_are_the_published_document():
+  document = make_document([CODES, REPORT], VOCABULARY, 100)
+  np.testing.assert_array_equal(document.tokens, [BOI, *IMAGE_IDS, EOI, EOT, 5, 6, 9])
+  np.testing.assert_array_equal(document.targets, [*IMAGE_IDS, EOI, EOT, 5, 6, 9, BOI])
   np.testing.assert_array_equal(
       document.modality, [SPECIAL] + [IMAGE] * 4 + [SPECIAL] * 2 + [TEXT] * 3
   )
   np.testing.assert_array_equal(
       document.target_modality, [IMAGE] * 4 + [SPECIAL] * 2 + [TEXT] * 3 + [SPECIAL]
   )
+  np.testing.assert_array_equal(document.part, [IMAGE] * 6 + [TEXT] * 4)
   assert document.tokens.dtype == document.targets.dtype == np.int32
 
 
-def test_a_cut_report_does_not_teach_its_end():
-  document = make_document(CODES, TEXT_IDS, VOCABULARY, 9)
-  assert document.tokens[-1] == 6 and document.targets[-1] == 9
-  assert document.target_modality[-1] == TEXT
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([REPORT, CODES], [EOT, 5, 6, 9, BOI, *IMAGE_IDS, EOI, BOI]),
+        ([CODES, CODES[:1], REPORT],
+         [BOI, *IMAGE_IDS, EOI, BOI, OFFSET, EOI, EOT, 5, 6, 9, BOI]),
+        ([PRIOR, CODES, REPORT],
+         [EOT, 1, 2, 3, 4, BOI, *IMAGE_IDS, EOI, EOT, 5, 6, 9, BOI]),
+        ([CODES], [BOI, *IMAGE_IDS, EOI, BOI]),
+        ([REPORT], [EOT, 5, 6, 9, BOI]),
+    ],
+)  # fmt: skip
+def test_parts_come_in_any_order(parts, expected):
+  document = make_document(parts, VOCABULARY, 100)
+  np.testing.assert_array_equal(document.tokens, expected[:-1])
+  np.testing.assert_array_equal(document.targets, expected[1:])
 
 
-def test_min_context_holds_one_token_of_the_report():
-  document = make_document(CODES, TEXT_IDS, VOCABULARY, min_context(4))
-  assert document.tokens[-1] == 5
+@pytest.mark.parametrize(("length", "last", "target"), [(9, 6, 9), (8, 5, 6), (10, 9, BOI)])
+def test_a_cut_report_ends_after_a_sentence_and_does_not_teach_its_end(length, last, target):
+  document = make_document([CODES, REPORT], VOCABULARY, length)
+  assert document.tokens[-1] == last and document.targets[-1] == target
+  assert document.target_modality[-1] == (SPECIAL if target == BOI else TEXT)
+
+
+def test_a_report_before_an_image_is_cut_and_the_image_is_whole():
+  document = make_document([REPORT, CODES], VOCABULARY, 9)
+  np.testing.assert_array_equal(document.tokens, [EOT, 5, 6, BOI, *IMAGE_IDS, EOI])
+
+
+def test_a_prior_report_leaves_room_for_the_report():
+  # Of 5 tokens the prior may have 2, which end within its second sentence.
+  document = make_document([PRIOR, CODES, REPORT], VOCABULARY, 13)
+  np.testing.assert_array_equal(document.tokens, [EOT, 1, BOI, *IMAGE_IDS, EOI, EOT, 5, 6, 9])
+
+
+def test_lengths_by_form_are_those_of_the_documents():
+  for form, parts in (
+      (Form(("image", "report")), [CODES, REPORT]),
+      (Form(("prior", "frontal", "lateral", "report")), [PRIOR, CODES, CODES, REPORT]),
+      (Form(("image",)), [CODES]),
+  ):
+    length = form.length(4, prior=np.array([4]), report=np.array([3]))
+    assert length.tolist() == [len(make_document(parts, VOCABULARY, 100).tokens)]
+    shortest = make_document(parts, VOCABULARY, form.min_context(4))
+    assert len(shortest.tokens) == form.min_context(4)
+
+
+def test_forms_are_read_with_their_weights():
+  assert parse_forms("image report:3, frontal lateral report , report:0.5") == (
+      Form(("image", "report"), 3.0),
+      Form(("frontal", "lateral", "report"), 1.0),
+      Form(("report",), 0.5),
+  )
+
+
+@pytest.mark.parametrize("text", ["", "image text", "image:0", "report:many", "image image", "a,"])
+def test_what_is_no_form_is_named(text):
+  with pytest.raises(UserError, match=r"data\.documents"):
+    parse_forms(text)

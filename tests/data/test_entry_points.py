@@ -2,6 +2,9 @@ import pytest
 
 from chexmix_jax import prepare, tokenize, train_text_tokenizer
 from chexmix_jax.data import studies, tokens
+from chexmix_jax.data.load_study import LoadOptions
+from chexmix_jax.data.sources import r2gen
+from chexmix_jax.data.write_studies import WriteOptions
 from chexmix_jax.errors import UserError
 from chexmix_jax.tokenizers import bpe, text
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
@@ -45,8 +48,8 @@ def test_a_folder_of_bpe_files_gives_the_published_layout(
 
 
 def test_the_text_tokenizer_sees_the_training_split_only(tmp_path, write_annotation):
-  data = f"r2gen:{write_annotation(4, report='zzzzzzzzzzzzzzzzzzzzzzzz')}"
-  prepare.run(data, tmp_path / "studies", 8, workers=1)
+  data = r2gen.studies(write_annotation(4, report="zzzzzzzzzzzzzzzzzzzzzzzz"), tmp_path)
+  prepare.run(data, tmp_path / "studies", LoadOptions(8), WriteOptions())
   tokenizer = train_text_tokenizer.run(tmp_path / "studies", 275, tmp_path / "sp.model")
   # A character that was never seen is spelt in bytes.
   assert len(tokenizer.encode("zz")) >= 2
@@ -60,6 +63,11 @@ def test_the_text_tokenizer_sees_the_training_split_only(tmp_path, write_annotat
         (["--source=phantom", "--num_studies=-1"], "needs a number"),
         (["--source=phantom", "--size=0"], "size=0"),
         (["--source=phantom", "--workers=0"], "workers=0"),
+        (["--source=phantom", "--sections=findings,all"], "'all' is no section"),
+        (["--source=phantom", "--max_refused=2"], "max_refused=2"),
+        (["--source=phantom", "--process_index=1"], "--process_index=1 must lie"),
+        (["--source=table", "--data_dir=x"], "--columns belongs"),
+        (["--source=table", "--data_dir=x", "--columns=image"], "of the form image=COLUMN"),
     ],
 )
 def test_bad_arguments_of_prepare(tmp_path, arguments, message):

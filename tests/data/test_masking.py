@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from chexmix_jax.data.documents import IMAGE, SPECIAL, TEXT, make_document
+from chexmix_jax.data.documents import IMAGE, SPECIAL, TEXT, Text, make_document
 from chexmix_jax.data.masking import (
     MaskingConfig,
     ModalityMaskConfig,
@@ -12,7 +12,8 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.sentencepiece(num_text=40, num_codes=64)
-DOCUMENT = make_document(np.arange(64), np.arange(30), VOCABULARY, 1000)
+NO_CUTS = np.zeros(0, np.int32)
+DOCUMENT = make_document([np.arange(64), Text(np.arange(30), NO_CUTS)], VOCABULARY, 1000)
 
 
 def _mask(image=None, text=None, seed=0, document=DOCUMENT):
@@ -77,14 +78,15 @@ def test_ratio_is_drawn_per_document():
   assert abs(drawn.mean() - 0.5) < 0.02 and drawn.std() > 0.15
 
 
-def _small(monkeypatch, image_loss, text_loss, cut=1000):
+def _small(monkeypatch, image_loss, text_loss):
   """boi i0 i1 i2 eoi eot t0 t1, with i1 and t0 masked."""
   fixed = {3: [False, True, False], 2: [True, False]}
   monkeypatch.setattr(
       "chexmix_jax.data.masking.mask_codes",
       lambda rng, codes, ratio: np.array(fixed[codes.shape[-1]]),
   )
-  document = make_document(np.array([1, 2, 3]), np.array([7, 8]), VOCABULARY, cut)
+  parts = [np.array([1, 2, 3]), Text(np.array([7, 8]), NO_CUTS)]
+  document = make_document(parts, VOCABULARY, 1000)
   return _mask(
       {"loss_on": image_loss, "weight": 2.0}, {"loss_on": text_loss, "weight": 3.0},
       document=document,
@@ -112,9 +114,18 @@ def test_loss_on_by_hand(monkeypatch, image_loss, text_loss, expected):
 
 @pytest.mark.parametrize(("text_loss", "last"), [("masked", 0), ("visible", 3), ("all", 3)])
 def test_the_target_after_a_cut_counts_as_visible(text_loss, last):
-  document = make_document(np.array([1, 2, 3]), np.array([7, 8]), VOCABULARY, 7)
+  parts = [np.array([1, 2, 3]), Text(np.array([7, 8]), NO_CUTS)]
+  document = make_document(parts, VOCABULARY, 7)
   result = _mask(text={"loss_on": text_loss, "weight": 3.0}, document=document)
   assert result["targets"][-1] == 8 and result["weights"][-1] == last
+
+
+def test_what_follows_an_image_has_its_weight_and_what_follows_a_text_the_texts():
+  parts = [Text(np.array([7]), NO_CUTS), np.array([1]), np.array([2])]
+  document = make_document(parts, VOCABULARY, 100)
+  result = _mask({"weight": 2.0}, {"weight": 3.0}, document=document)
+  # Targets: t, boi, i, eoi, boi, i, eoi, boi.
+  np.testing.assert_array_equal(result["weights"], [3, 3, 2, 2, 2, 2, 2, 2])
 
 
 @pytest.mark.parametrize(

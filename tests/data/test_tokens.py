@@ -1,19 +1,26 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from chexmix_jax.data import images, studies, tokens
-from chexmix_jax.errors import UserError
+from chexmix_jax.data.load_study import LoadOptions
+from chexmix_jax.data.sources import source
+from chexmix_jax.data.write_studies import WriteOptions, write_studies
+from chexmix_jax.data.write_tokens import write_tokens
+from chexmix_jax.errors import BadRow, UserError
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 
 def test_tokens_are_those_of_the_studies(studies_dir, tokens_dir, image_tokenizer, text_tokenizer):
   for split in ("train", "val", "test"):
-    table, source = tokens.load_tokens(tokens_dir, split), studies.load_studies(studies_dir, split)
-    assert table.study_ids == source.study_ids and table.patient_ids == source.patient_ids
-    codes = image_tokenizer.encode(images.to_float(source.images)[..., None])
+    table = tokens.load_tokens(tokens_dir, split)
+    original = studies.load_studies(studies_dir, split)
+    assert table.study_ids == original.study_ids and table.patient_ids == original.patient_ids
+    codes = image_tokenizer.encode(images.to_float(original.images)[..., None])
     np.testing.assert_array_equal(table.codes, codes.reshape(len(codes), 16))
-    assert [text_tokenizer.decode(ids) for ids in table.texts] == source.reports
-    np.testing.assert_array_equal(table.labels, source.labels)
+    assert [text_tokenizer.decode(ids) for ids in table.texts] == original.reports
+    np.testing.assert_array_equal(table.labels, original.labels)
     assert table.codes.dtype == table.texts[0].dtype == np.int32
 
 
@@ -42,14 +49,56 @@ def test_tokenizing_again_does_nothing_and_other_settings_are_refused(
   before = {path.name: path.stat().st_mtime_ns for path in tokens_dir.iterdir()}
   vocabulary = Vocabulary.sentencepiece(300, 32)
   args = (studies_dir, image_tokenizer, text_tokenizer, vocabulary, tokens_dir)
-  tokens.tokenize_studies(*args)
+  write_tokens(*args)
   assert {path.name: path.stat().st_mtime_ns for path in tokens_dir.iterdir()} == before
   image_tokenizer.fingerprint = "retrained"
   try:
     with pytest.raises(UserError, match="other input or settings"):
-      tokens.tokenize_studies(*args)
+      write_tokens(*args)
   finally:
     del image_tokenizer.fingerprint
+
+
+def test_pictures_of_all_views_priors_and_splits_of_nothing(
+    fake_source, image_tokenizer, text_tokenizer, tmp_path
+):
+  def bad(size):
+    raise BadRow("damaged image", "The image x.png is damaged.")
+
+  several = [fake_source(i + 1).studies[i].pictures[0] for i in (30, 31, 32)]
+  several = [
+      dataclasses.replace(picture, view=view, file=f"{view}.png")
+      for picture, view in zip(several, ("unknown", "lateral", "frontal"), strict=True)
+  ]
+  changes = {i: {"pictures": (source.Picture("frontal", f"{i}", bad),)} for i in range(2, 30, 5)}
+  changes |= {
+      0: {"pictures": tuple(several), "patient_id": "p", "order": 2},
+      1: {"patient_id": "p", "order": 1}, 3: {"pictures": ()}, 5: {"report": None},
+  }  # fmt: skip
+  options = WriteOptions(max_refused=0.5, shard_size=4)
+  write_studies(fake_source(30, changes), tmp_path / "studies", LoadOptions(16), options)
+  vocabulary = Vocabulary.sentencepiece(300, 32)
+  parts = [
+      write_tokens(
+          tmp_path / "studies", image_tokenizer, text_tokenizer, vocabulary, tmp_path / "tokens",
+          index, 2,
+      )
+      for index in range(2)
+  ]  # fmt: skip
+  assert parts[0] is None and parts[1]["splits"] == {"train": 18, "val": 0, "test": 6}
+  rows = list(tokens.open_tokens(tmp_path / "tokens", "train"))
+  assert rows[0]["views"].tolist() == [0, 1, 2] and rows[0]["codes"].shape == (3, 16)
+  pixels = np.stack([picture.read(16) for picture in reversed(several)])
+  codes = image_tokenizer.encode(images.to_float(pixels)[..., None])
+  np.testing.assert_array_equal(rows[0]["codes"], codes.reshape(3, 16))
+  np.testing.assert_array_equal(rows[0]["prior"], rows[1]["report"])
+  assert rows[2]["codes"].shape == (0, 16) and not len(rows[3]["report"])
+  index = tokens.read_index(tmp_path / "tokens", "train")
+  assert index["pictures"][:4].tolist() == [3, 1, 0, 1]
+  assert index["lateral"][:2].tolist() == [1, 0] and index["prior"][0] == len(rows[1]["report"])
+  assert len(tokens.load_tokens(tmp_path / "tokens", "train").codes) == 16
+  with pytest.raises(UserError, match=r"No study of val in .* has pictures and report"):
+    tokens.load_tokens(tmp_path / "tokens", "val")
 
 
 def test_a_vocabulary_of_another_size_is_refused(
@@ -60,7 +109,7 @@ def test_a_vocabulary_of_another_size_is_refused(
       (Vocabulary.sentencepiece(290, 32), "text"),
   ):
     with pytest.raises(UserError, match=f"The {name} tokenizer has"):
-      tokens.tokenize_studies(
+      write_tokens(
           studies_dir, image_tokenizer, text_tokenizer, vocabulary, tmp_path / "out"
       )
   assert not (tmp_path / "out").exists()

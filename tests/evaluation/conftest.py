@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from chexmix_jax import labels as labels_lib
-from chexmix_jax.data import images, studies, tokens
+from chexmix_jax.data import images, studies
+from chexmix_jax.data.load_study import LoadOptions
 from chexmix_jax.data.sources import source
+from chexmix_jax.data.write_studies import WriteOptions, write_studies
+from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.evaluation.evaluator import Context
 from chexmix_jax.models import vqgan
 from chexmix_jax.models.transformer import TransformerConfig, abstract_params
@@ -29,7 +32,7 @@ FINDINGS = {
 _NOTHING = ("The lungs are clear.", "No acute disease.")
 
 
-def make_content(number, size):
+def make_content(number):
   """Each finding is there in every second study, and hedged in some of those."""
   rng = np.random.default_rng(number)
   image = rng.normal(90, 20, (SIZE, SIZE))
@@ -44,21 +47,30 @@ def make_content(number, size):
   if not sentences:
     sentences = [_NOTHING[rng.integers(2)]]
     labels[labels_lib.INDEX["No Finding"]] = labels_lib.POSITIVE
-  return source.StudyContent(
-      np.clip(image, 0, 255).astype(np.uint8), " ".join(rng.permutation(sentences)), labels
-  )
+  return np.clip(image, 0, 255).astype(np.uint8), " ".join(rng.permutation(sentences)), labels
+
+
+def make_picture(number, size):
+  return make_content(number)[0]
 
 
 @pytest.fixture(scope="session")
 def studies_dir(tmp_path_factory):
   """90 train, 30 val and 30 test studies, two a patient, at 16 pixels."""
-  found = []
+  rows = []
   for i in range(NUM_STUDIES):
     split = ("train", "train", "val", "train", "test")[i // 2 % 5]
-    load = functools.partial(make_content, i)
-    found.append(source.Study(f"s{i}", f"p{i // 2}", split, f"row {i}", load))
+    _, report, labels = make_content(i)
+    picture = source.Picture("frontal", f"{i}.png", functools.partial(make_picture, i))
+    rows.append(
+        source.Row(
+            f"s{i}", f"p{i // 2}", split, f"row {i}", (picture,),
+            source.given_sections(findings=report), labels,
+        )
+    )  # fmt: skip
   folder = tmp_path_factory.mktemp("evaluation") / "studies"
-  studies.write_studies(source.Source({"source": "fake"}, tuple(found)), folder, SIZE, 1)
+  written = source.gather({"source": "fake"}, rows, merge=False)
+  write_studies(written, folder, LoadOptions(SIZE), WriteOptions())
   return folder
 
 
@@ -99,7 +111,7 @@ def vocabulary(image_tokenizer, text_tokenizer):
 @pytest.fixture(scope="session")
 def tokens_dir(studies_dir, image_tokenizer, text_tokenizer, vocabulary, tmp_path_factory):
   folder = tmp_path_factory.mktemp("evaluation") / "tokens"
-  tokens.tokenize_studies(studies_dir, image_tokenizer, text_tokenizer, vocabulary, folder)
+  write_tokens(studies_dir, image_tokenizer, text_tokenizer, vocabulary, folder)
   return folder
 
 

@@ -174,12 +174,12 @@ def test_inputs_that_do_not_belong_together(write_run, inputs, tmp_path, context
     main("--evaluations=first,secnd")
   with pytest.raises(UserError, match="--seed=-1"):
     main("--seed=-1")
-  card = read(studies_dir / "card.json")
+  card = read(studies_dir / "dataset_card.json")
   copy = tmp_path / "studies"
   copy.mkdir()
   for path in studies_dir.iterdir():
     (copy / path.name).write_bytes(path.read_bytes())
-  (copy / "card.json").write_text(json.dumps(card | {"request": {"source": "other"}}))
+  (copy / "dataset_card.json").write_text(json.dumps(card | {"request": {"source": "other"}}))
   with pytest.raises(UserError, match="made from other studies"):
     main(f"--studies={copy}")
   assert not output.exists() and not Fake.made

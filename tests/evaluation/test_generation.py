@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from chexmix_jax.data import studies, tokens
+from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.generation import (
     FINDINGS,
@@ -139,7 +140,7 @@ def test_a_model_of_the_published_layout_may_end_with_either_id(
 ):
   reader = BPETokenizer.load(bpe_dir)
   vocabulary = Vocabulary.bpe(reader.vocab_size, context.image_tokenizer.num_codes)
-  tokens.tokenize_studies(
+  write_tokens(
       context.studies, context.image_tokenizer, reader, vocabulary, tmp_path / "tokens"
   )
   model = dataclasses.replace(model_config, vocab_size=vocabulary.size)

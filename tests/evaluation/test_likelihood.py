@@ -2,7 +2,7 @@ import jax
 import numpy as np
 
 from chexmix_jax.data import tokens
-from chexmix_jax.data.documents import make_document
+from chexmix_jax.data.documents import Text, make_document
 from chexmix_jax.evaluation.likelihood import log_likelihoods
 from chexmix_jax.models.transformer import Transformer
 
@@ -21,7 +21,8 @@ def test_likelihoods_equal_those_of_whole_documents(context, params):
   )
   for i, code in enumerate(codes):
     for r, text in enumerate(texts):
-      document = make_document(code, text, vocabulary, 1000)
+      parts = [code, Text(text, np.zeros(0, np.int32))]
+      document = make_document(parts, vocabulary, 1000)
       padded = np.pad(document.tokens, (0, 80 - len(document.tokens)))
       log_probs = np.asarray(forward(padded[None]))[0, : len(document.tokens)]
       chosen = log_probs[np.arange(len(document.targets)), document.targets]

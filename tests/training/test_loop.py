@@ -84,7 +84,7 @@ def assert_same_end(run_dir, expected):
         jax.tree_util.tree_flatten_with_path(ours)[0], jax.tree.leaves(theirs), strict=True
     ):
       assert a.dtype == b.dtype and a.tobytes() == b.tobytes(), (item, path)
-  position = f"checkpoints/{step}/data/process_0-of-1.json"
+  position = f"checkpoints/{step}/data/metadata"
   assert (run_dir / position).read_bytes() == (expected / position).read_bytes()
   timing = ("step_seconds", "tokens_per_second")
   ours, theirs = (

@@ -2,6 +2,8 @@
 
 import functools
 
+import numpy as np
+
 from chexmix_jax import phantom
 from chexmix_jax.data import images
 from chexmix_jax.data.sources import source
@@ -9,16 +11,24 @@ from chexmix_jax.data.sources import source
 
 def studies(num_studies: int, seed: int) -> source.Source:
   """The first `num_studies` generated studies of a seed, in the phantom's own splits."""
-  found = []
+  rows = []
   for index in range(num_studies):
     study_id, patient_id, split = phantom.identify(seed, index)
-    content = functools.partial(_content, seed, index)
-    found.append(source.Study(study_id, patient_id, split, f"phantom {index}", content))
+    _, report, labels = phantom.describe(seed, index)
+    read = functools.partial(_picture, seed, index)
+    rows.append(
+        source.Row(
+            study_id, patient_id, split, f"phantom {index}",
+            pictures=(source.Picture("frontal", f"phantom {index}", read),),
+            report=source.given_sections(findings=report),
+            labels=labels,
+        )
+    )  # fmt: skip
   description = {"source": "phantom", "num_studies": num_studies, "seed": seed}
-  return source.Source(description, tuple(found))
+  return source.gather(description, rows, merge=False)
 
 
-def _content(seed: int, index: int, size: int) -> source.StudyContent:
-  study = phantom.make_study(seed, index, size)
+def _picture(seed: int, index: int, size: int) -> np.ndarray:
   # Windowed as a PNG file is when it is read.
-  return source.StudyContent(images.window(study.image), study.report, study.labels)
+  return images.window(phantom.make_study(seed, index, size).image)
+

@@ -4,93 +4,83 @@ Form: Chen et al. 2020 (R2Gen, arXiv 2010.16056), its released annotation.json f
 """
 
 import functools
-import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from chexmix_jax import labels as labels_lib
-from chexmix_jax.data import images
-from chexmix_jax.data.sources import source
+from chexmix_jax.data.sources import files, source
 from chexmix_jax.errors import UserError
 
-LabelFn = Callable[[str], np.ndarray]
 
+def studies(annotation: pathlib.Path, image_root: pathlib.Path) -> source.Source:
+  """The studies of an annotation file, in its own splits.
 
-def studies(annotation: pathlib.Path, label_fn: LabelFn) -> source.Source:
-  """The studies of an annotation file, in its own splits; the first image of each is used.
-
-  Image paths are relative to the file's folder or to `images` in it, where R2Gen keeps them. The
-  patient is `subject_id` where a row has one (MIMIC-CXR), else the id up to its first underscore.
-  Labels come from a row's `labels` (NIH ChestX-ray14 names) where it has them, else from
-  `label_fn` on the report.
+  Image paths are relative to the file's folder or to `images` in it, where R2Gen keeps them; they
+  must lie in `image_root`. The patient is `subject_id` where a row has one (MIMIC-CXR), else the id
+  up to its first underscore. The first image counts as frontal; of the others the form tells no
+  view. The report stands as the findings, without a row's `impression` where it has one apart.
+  Labels are a row's `labels` (NIH ChestX-ray14 names) where it has them.
 
   Raises UserError for a file that is not of this form.
   """
-  splits = _load(annotation)
-  found = []
-  for split in source.SPLITS:
-    for number, row in enumerate(splits.get(split, [])):
-      where = f"{annotation} {split}[{number}]"
-      study_id, report, image_path, names = _fields(row, where)
-      content = functools.partial(
-          _content, annotation.parent, image_path, report, names, where, label_fn
-      )
-      patient_id = str(row.get("subject_id", study_id.split("_")[0]))
-      found.append(source.Study(study_id, patient_id, split, where, content))
-  if not found:
-    raise UserError(f"{annotation} lists no study; give a file with rows under 'train'.")
-  description = {"source": "r2gen", "annotation_sha256": source.file_sha256(annotation)}
-  return source.Source(description, tuple(found))
-
-
-def _load(annotation: pathlib.Path) -> dict[str, list[Any]]:
-  try:
-    splits = json.loads(source.read_text(annotation))
-  except json.JSONDecodeError as error:
-    raise UserError(
-        f"{annotation} is not JSON (line {error.lineno}: {error.msg}); mend or replace the file."
-    ) from error
+  splits = files.read_json(annotation)
   if not isinstance(splits, dict) or not all(isinstance(rows, list) for rows in splits.values()):
     raise UserError(f"{annotation} must be of the form {{split: [rows]}}; give R2Gen's annotation.")
   for split in splits:
     if split not in source.SPLITS:
       known = ", ".join(source.SPLITS)
       raise UserError(f"{annotation} has a split {split!r}; rename it to one of {known}.")
-  return splits
+  parse = functools.partial(_parse, annotation.parent, image_root)
+  description = {"source": "r2gen", "annotation_sha256": files.file_sha256(annotation)}
+  return source.gather(
+      description, source.parse_rows(_rows(annotation, splits), parse), merge=False
+  )
 
 
-def _fields(row: Any, where: str) -> tuple[str, str, str, list[str] | None]:
+def _rows(annotation: pathlib.Path, splits: dict[str, list[Any]]) -> Iterator[tuple[str, Any]]:
+  for split in source.SPLITS:
+    for number, row in enumerate(splits.get(split, [])):
+      yield f"{annotation} {split}[{number}]", (split, row)
+
+
+def _parse(folder: pathlib.Path, image_root: pathlib.Path, where: str, item: Any) -> source.Row:
+  split, row = item
   row = row if isinstance(row, dict) else {}
+  study_id: Any
+  report: Any
+  paths: Any
   study_id, report, paths, names = (row.get(k) for k in ("id", "report", "image_path", "labels"))
   for key, fits in (
       ("id", isinstance(study_id, str | int)),
       ("report", isinstance(report, str)),
-      ("image_path", isinstance(paths, list) and paths and isinstance(paths[0], str)),
+      ("image_path", isinstance(paths, list) and paths and all(isinstance(p, str) for p in paths)),
       ("labels", names is None or isinstance(names, list)),
   ):
     if not fits:
-      raise UserError(f"{where} has no usable {key!r}; mend that row.")
-  return str(study_id), source.clean_report(report), paths[0], names
-
-
-def _content(
-    folder: pathlib.Path,
-    image_path: str,
-    report: str,
-    names: list[str] | None,
-    where: str,
-    label_fn: LabelFn,
-    size: int,
-) -> source.StudyContent:
-  path = folder / image_path
-  if not path.is_file() and (folder / "images" / image_path).is_file():
-    path = folder / "images" / image_path
-  image = images.grey(images.read_image(path, size))
+      raise source.BadRow(f"no usable {key}", f"{where} has no usable {key!r}; mend that row.")
   try:
-    labels = label_fn(report) if names is None else labels_lib.from_nih14(names)
+    labels = None if names is None else labels_lib.from_nih14(names)
   except UserError as error:
-    raise UserError(f"{where}: {error}") from error
-  return source.StudyContent(image, report, labels)
+    raise source.BadRow("label", f"{where}: {error}") from error
+  views = ["frontal", *["unknown"] * (len(paths) - 1)]
+  return source.Row(
+      study_id=str(study_id),
+      patient_id=str(row.get("subject_id", str(study_id).split("_")[0])),
+      split=split,
+      where=where,
+      pictures=tuple(
+          source.picture_file(view, _path(folder, image_root, path, where))
+          for view, path in zip(views, paths, strict=True)
+      ),
+      report=source.given_sections(findings=report),
+      labels=labels,
+  )
+
+
+def _path(folder: pathlib.Path, image_root: pathlib.Path, path: str, where: str) -> pathlib.Path:
+  for start in (folder, folder / "images"):
+    found = files.inside(image_root, str((start / path).absolute()), where)
+    if found.is_file():
+      return found
+  raise source.BadRow("missing image", f"{where}: an image of it is not on disk; fetch the file.")

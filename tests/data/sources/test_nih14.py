@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 
 def test_splits_are_by_patient_and_follow_the_lists(folder):
-  found = nih14.studies(folder).studies
+  found = nih14.studies(folder, folder).studies
   assert len(found) == 60
   patients = {split: {s.patient_id for s in found if s.split == split} for split in source.SPLITS}
   assert patients["test"] == {str(i) for i in range(10)}
@@ -34,12 +34,13 @@ def test_splits_are_by_patient_and_follow_the_lists(folder):
   assert 1 <= len(patients["val"]) <= 6
 
 
-def test_labels_and_a_report_made_from_them(folder):
-  edema, none = (nih14.studies(folder).studies[i].load(8) for i in (1, 0))
-  assert edema.labels[labels.INDEX["Edema"]] == labels.POSITIVE
-  assert "edema" in edema.report.lower()
-  assert none.labels[labels.INDEX["No Finding"]] == labels.POSITIVE
-  assert nih14.studies(folder).studies[1].load(8).report == edema.report
+def test_labels_views_and_the_order_of_a_patients_images(folder):
+  found = nih14.studies(folder, folder).studies
+  assert found[1].labels[labels.INDEX["Edema"]] == labels.POSITIVE
+  assert found[0].labels[labels.INDEX["No Finding"]] == labels.POSITIVE
+  assert found[0].report is None and found[1].prior is None
+  assert found[0].pictures[0].view == "frontal"
+  assert found[0].pictures[0].read(8).shape == (8, 8)
 
 
 @pytest.mark.parametrize(
@@ -47,37 +48,49 @@ def test_labels_and_a_report_made_from_them(folder):
     [
         (lambda f: (f / "Data_Entry_2017_v2020.csv").unlink(), "has no Data_Entry_2017"),
         (lambda f: (f / "test_list.txt").unlink(), "test_list.txt cannot be read"),
-        (lambda f: (f / "test_list.txt").write_text(""), "row 2 is in neither"),
-        (lambda f: (f / "images_001/images/00000000_000.png").unlink(), "row 2: there is no"),
         (
             lambda f: (f / "Data_Entry_2017_v2020.csv").write_text("Image Index,Patient ID\n"),
             "has no column 'Finding Labels'",
-        ),
-        (
-            lambda f: (f / "Data_Entry_2017_v2020.csv").write_text(
-                "Image Index,Finding Labels,Patient ID\n00000000_000.png\n"
-            ),
-            "row 2 has too few cells",
         ),
     ],
 )
 def test_what_is_missing_is_named(folder, mend, message):
   mend(folder)
   with pytest.raises(UserError, match=message):
-    nih14.studies(folder)
+    nih14.studies(folder, folder)
 
 
-def test_an_unknown_finding_names_its_row(folder):
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"00000002_001.png,Edema|Effusion,0,2\n", b"00000002_001.png,Edema\n", "too few cells"),
+        (b"00000002_001.png,Edema|Eff", b"00000002_001.png,Edema|\xffff", "is not UTF-8"),
+        (b"00000002_001.png,Edema", b"00000002_001.png,Edemma", "'Edemma' is not an NIH"),
+        (b"00000002_001.png", b"00000002_000.png", "has the study id of"),
+        (b"00000002_001.png", b"00000002_009.png", "is in neither train_val_list.txt nor"),
+        (b"00000002_001.png", b"", "has no 'Image Index'"),
+    ],
+)
+def test_a_bad_row_is_refused_and_the_rest_goes_on(folder, old, new, message):
   table = folder / "Data_Entry_2017_v2020.csv"
-  table.write_text(table.read_text().replace("Edema|Effusion", "Edema|Efusion", 1))
-  with pytest.raises(UserError, match="row 3: 'Efusion' is not"):
-    nih14.studies(folder).studies[1].load(8)
+  assert old in table.read_bytes()
+  table.write_bytes(table.read_bytes().replace(old, new, 1))
+  found = nih14.studies(folder, folder)
+  (refusal,) = found.refused
+  assert "_v2020.csv row 7" in refusal.reason and message in refusal.reason
+  assert found.num_rows == 60 and len(found.studies) == 59
+
+
+def test_an_image_that_is_not_on_disk_is_refused(folder):
+  (folder / "images_001/images/00000000_000.png").unlink()
+  found = nih14.studies(folder, folder)
+  assert [r.kind for r in found.refused] == ["missing image"] and len(found.studies) == 59
 
 
 def test_the_real_set(shared):
-  found = nih14.studies(shared / "data" / "nih14").studies
-  patients = [{s.patient_id for s in found if s.split == split} for split in source.SPLITS]
-  assert len(found) == 845 and len(set.union(*patients)) == 701
+  folder = shared / "data" / "nih14"
+  found = nih14.studies(folder, folder)
+  patients = [{s.patient_id for s in found.studies if s.split == split} for split in source.SPLITS]
+  assert len(found.studies) == 845 and len(set.union(*patients)) == 701 and not found.refused
   assert sum(map(len, patients)) == 701
-  record = source.load_record(found[0], 64)
-  assert record["labels"][labels.INDEX["Atelectasis"]] == labels.POSITIVE
+  assert found.studies[0].labels[labels.INDEX["Atelectasis"]] == labels.POSITIVE

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,18 +7,17 @@ from PIL import Image
 from chexmix_jax.data.sources import openi, source
 from chexmix_jax.errors import UserError
 
-_REPORTS = 'uid,findings,impression\n1,"Clear, dry lungs.",Normal.\n2,,No change.\n3,Old.,\n'
+_REPORTS = """uid,indication,findings,impression
+1,Cough.,"Clear, dry lungs.",Normal.
+2,,,No change.
+3,,Old.,
+"""
 _PROJECTIONS = """uid,filename,projection
 1,1_lateral.png,Lateral
 1,1_a.png,Frontal
 1,1_b.png,Frontal
 2,2_a.png,Frontal
-3,3_lateral.png,Lateral
 """
-
-
-def _label(report):
-  return np.full(14, len(report) % 50, np.int8)
 
 
 @pytest.fixture
@@ -30,31 +31,52 @@ def folder(tmp_path):
   return tmp_path
 
 
-def test_one_study_for_each_report_with_a_frontal_view(folder):
-  found = openi.studies(folder, _label).studies
-  assert [s.study_id for s in found] == ["1", "2"]
-  content = found[0].load(8)
-  assert content.report == "Clear, dry lungs. Normal."
-  assert content.image[0, 0] < content.image[-1, -1]  # 1_a; in 1_b it is the other way round
-  np.testing.assert_array_equal(content.labels, _label(content.report))
-  assert found[1].load(8).report == "No change."
-  assert all(s.split in source.SPLITS for s in found)
+def test_one_study_for_each_report_with_all_its_views(folder):
+  found = openi.studies(folder, folder).studies
+  assert [s.study_id for s in found] == ["1", "2", "3"]
+  sections = found[0].report()
+  assert (sections.indication, sections.findings, sections.impression) == (
+      "Cough.", "Clear, dry lungs.", "Normal."
+  )  # fmt: skip
+  assert [p.view for p in found[0].pictures] == ["frontal", "frontal", "lateral"]
+  image = found[0].pictures[0].read(8)
+  assert image[0, 0] < image[-1, -1]  # 1_a; in 1_b it is the other way round
+  assert found[2].pictures == () and found[0].labels is None
+  assert all(s.split in source.SPLITS and s.patient_id == s.study_id for s in found)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "message"),
+    [
+        ("projections", "9,a.png,Frontal", "row 6 has a uid without a report"),
+        ("projections", "2,../../../x.png,Frontal", "row 6 names a file outside"),
+        ("projections", "2,2_a.png,Frontal", "row 6 names a picture that stands before"),
+        ("projections", "2", "row 6 has too few cells"),
+        ("projections", ",2_c.png,Frontal", "row 6 has no 'uid'"),
+        ("reports", "1,,Secret.,", "row 5 has a uid that stands before"),
+    ],
+)
+def test_a_bad_row_is_refused_and_the_rest_goes_on(folder, table, row, message):
+  path = folder / f"indiana_{table}.csv"
+  path.write_text(f"{path.read_text()}{row}\n")
+  found = openi.studies(folder, folder)
+  (refusal,) = found.refused
+  assert re.search(rf"{path.name} {message}", refusal.reason) and "Secret" not in refusal.reason
+  assert len(found.studies) == 3 and found.num_rows == 8
 
 
 def test_bad_tables_are_named(folder):
-  (folder / "indiana_projections.csv").write_text("uid,filename,projection\n9,a.png,Frontal\n")
-  with pytest.raises(UserError, match=r"indiana_projections\.csv row 2 has a uid without"):
-    openi.studies(folder, _label)
-  (folder / "indiana_projections.csv").write_text("uid,filename,projection\n1,a.png,Lateral\n")
-  with pytest.raises(UserError, match="lists no Frontal"):
-    openi.studies(folder, _label)
   (folder / "indiana_reports.csv").write_text("uid,report\n1,x\n")
   with pytest.raises(UserError, match="has no column 'findings'"):
-    openi.studies(folder, _label)
+    openi.studies(folder, folder)
+  (folder / "indiana_reports.csv").unlink()
+  with pytest.raises(UserError, match=r"indiana_reports\.csv cannot be read"):
+    openi.studies(folder, folder)
 
 
 def test_the_real_set(shared):
-  found = openi.studies(shared / "data" / "openi", _label).studies
-  assert len(found) == 3
-  record = source.load_record(found[0], 64)
-  assert record["report"] and record["image"].startswith(b"\x89PNG")
+  folder = shared / "data" / "openi"
+  found = openi.studies(folder, folder)
+  with_pictures = [study for study in found.studies if study.pictures]
+  assert len(found.studies) == 3362 and sum(len(s.pictures) for s in with_pictures) == 8
+  assert with_pictures[0].pictures[0].read(64).shape == (64, 64)

@@ -27,11 +27,14 @@ def test_real_sets_by_path(write_annotation):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mimic:DIR", "use one of phantom, r2gen, nih14, openi"),
+        ("mimic:DIR", "use one of phantom, r2gen, mimic_cxr"),
         ("phantom:many", "needs a number"),
         ("phantom:0", "needs a number"),
         ("nih14:", "needs a path"),
         ("openi:nowhere", "nowhere does not exist"),
+        ("r2gen:.", "is not a file; give the file of the r2gen data"),
+        ("openi:README.md", "README.md does not exist|is not a folder"),
+        ("table:x.csv", "belongs to --source=table, which needs it"),
     ],
 )
 def test_what_cannot_be_opened_is_one_sentence(spec, message):
