@@ -9,7 +9,9 @@ It is written shard by shard into `.DIR.partial`, by one process or several, and
 the last shard is there.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
@@ -29,6 +31,7 @@ CARD = "dataset_card.json"
 QUARANTINE = "quarantine.jsonl"
 _INDEX = "index.npz"
 _REQUEST = "request.json"
+_LOCK = "finishing"
 _NAME = "chexmix"
 # Each record can be read by itself.
 _OPTIONS = "group_size:1"
@@ -156,27 +159,29 @@ class RecordWriter:
     note["index"] = {name: [values[i] for i in kept] for name, values in note["index"].items()}
     write_whole(self.partial / shard.note_name, json.dumps(note))
 
+  @contextlib.contextmanager
+  def finishing(self) -> Iterator[bool]:
+    """Whether all shards are there and this process, no other, is to make the folder of them."""
+    if not all(map(self.is_done, self._shards)):
+      yield False
+      return
+    with contextlib.ExitStack() as stack:
+      try:
+        file = stack.enter_context(open(self.partial / _LOCK, "w"))
+        # Whatever ends a process, the system lets go of this.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except (FileNotFoundError, BlockingIOError):  # Another has made the folder, or is about to.
+        yield False
+      else:
+        yield (self.partial / _REQUEST).exists()
+
   def finish(
       self, facts: Mapping[str, Any], refused: Sequence[Mapping[str, Any]] = ()
   ) -> dict[str, Any]:
-    """Turns the shards into the folder; returns its card: the facts, kind, request, splits, files.
+    """Turns the shards into the folder, within `finishing`; returns its card.
 
-    Only one process gets through; UserError for another one that comes at the same time.
+    That has the facts, kind, request, splits, shards (records each) and files (bytes each).
     """
-    lock = self.partial / "finishing"
-    try:
-      os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-      raise UserError(
-          f"Another process is finishing {self._output}; where none is, delete {lock} and start"
-          " again."
-      ) from None
-    try:
-      return self._finish(facts, refused)
-    finally:
-      lock.unlink(missing_ok=True)
-
-  def _finish(self, facts, refused) -> dict[str, Any]:
     notes = {shard: self.note(shard) for shard in self._shards}
     template = tfds.core.ShardedFileTemplate(
         template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", data_dir=self.partial,
@@ -218,12 +223,12 @@ class RecordWriter:
         "files": {name: (self.partial / name).stat().st_size for name in sorted(made)},
     }
     write_whole(self.partial / CARD, json.dumps(card, indent=2))
-    for path in self.partial.iterdir():
-      if path.name not in (*made, CARD, QUARANTINE):
-        path.unlink()
     if self._output.exists():
       self._output.rmdir()  # An empty folder, which `finished` lets through.
     os.replace(self.partial, self._output)
+    for path in self._output.iterdir():
+      if path.name not in (*made, CARD, QUARANTINE):
+        path.unlink()
     return card
 
 

@@ -81,15 +81,16 @@ def write_studies(
         _write_shard(writer, shard, of_shard, load, options.workers, bar)
       refused += writer.note(shard)["refused"]
       check_refused(read, refused, options.max_refused, quarantine)
-  if not all(map(writer.is_done, shards)):
-    return None
-  _drop_leaks(writer, shards, options.drop_leaks)
-  refused = as_json(source.refused)
-  for shard in shards:
-    refused += writer.note(shard)["refused"]
-  check_refused(read, refused, options.max_refused, quarantine)
-  facts = {"size": load.size, "account": make_account(read, refused), "versions": _versions()}
-  return writer.finish(facts, refused)
+  with writer.finishing() as is_mine:
+    if not is_mine:
+      return records.finished(output, studies.KIND, request)
+    _drop_leaks(writer, shards, options.drop_leaks)
+    refused = as_json(source.refused)
+    for shard in shards:
+      refused += writer.note(shard)["refused"]
+    check_refused(read, refused, options.max_refused, quarantine)
+    facts = {"size": load.size, "account": make_account(read, refused), "versions": _versions()}
+    return writer.finish(facts, refused)
 
 
 def _versions() -> dict[str, str]:

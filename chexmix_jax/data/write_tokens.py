@@ -82,10 +82,11 @@ def write_tokens(
       index: dict[str, list[int]] = {name: [] for name in tokens.INDEXED}
       made = _tokens(sources[shard.split], shard, image_tokenizer, text_tokenizer, ends)
       writer.write(shard, _noted(made, index, bar), {"refused": [], "index": index})
-  if not all(map(writer.is_done, shards)):
-    return None
-  account = make_account({"study": sum(studies_card["splits"].values())}, [])
-  return writer.finish({**facts, "account": account})
+  with writer.finishing() as is_mine:
+    if not is_mine:
+      return records.finished(output, tokens.KIND, request)
+    account = make_account({"study": sum(studies_card["splits"].values())}, [])
+    return writer.finish({**facts, "account": account})
 
 
 def _noted(
