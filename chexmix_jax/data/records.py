@@ -12,9 +12,11 @@ the last shard is there.
 import contextlib
 import dataclasses
 import fcntl
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -180,7 +182,8 @@ class RecordWriter:
   ) -> dict[str, Any]:
     """Turns the shards into the folder, within `finishing`; returns its card.
 
-    That has the facts, kind, request, splits, shards (records each) and files (bytes each).
+    That has the facts, kind, request, splits, shards (records each), versions and files (bytes
+    each).
     """
     notes = {shard: self.note(shard) for shard in self._shards}
     template = tfds.core.ShardedFileTemplate(
@@ -220,6 +223,7 @@ class RecordWriter:
         **facts,
         "splits": {split: sum(of_split) for split, of_split in lengths.items()},
         "shards": lengths,
+        "versions": _versions(),
         "files": {name: (self.partial / name).stat().st_size for name in sorted(made)},
     }
     write_whole(self.partial / CARD, json.dumps(card, indent=2))
@@ -230,6 +234,13 @@ class RecordWriter:
       if path.name not in (*made, CARD, QUARANTINE):
         path.unlink()
     return card
+
+
+def _versions() -> dict[str, str]:
+  """Of what decides about pixels and bytes."""
+  return {name: importlib.metadata.version(name) for name in ("chexmix_jax", "numpy", "pillow")} | {
+      "python": platform.python_version()
+  }
 
 
 def which_have(index: Mapping[str, np.ndarray], need: Sequence[str]) -> np.ndarray | None:

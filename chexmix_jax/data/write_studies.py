@@ -4,10 +4,8 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import itertools
 import pathlib
-import platform
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -89,15 +87,8 @@ def write_studies(
     for shard in shards:
       refused += writer.note(shard)["refused"]
     check_refused(read, refused, options.max_refused, quarantine)
-    facts = {"size": load.size, "account": make_account(read, refused), "versions": _versions()}
+    facts = {"size": load.size, "account": make_account(read, refused)}
     return writer.finish(facts, refused)
-
-
-def _versions() -> dict[str, str]:
-  """Of what decides about pixels and bytes."""
-  return {name: importlib.metadata.version(name) for name in ("chexmix_jax", "numpy", "pillow")} | {
-      "python": platform.python_version()
-  }
 
 
 def _write_shard(

@@ -115,6 +115,7 @@ def _claim(path, width, height):
   )
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
     ("width", "height", "kind"),
     [(9_000, 9_000, "too large"), (12_000, 11_000, "too large"), (1, 1, "too small"),
