@@ -46,15 +46,15 @@ class StudySet:
 
 
 def document_lengths(
-    index: dict[str, np.ndarray], forms: Sequence[Form], num_codes: int, context: int
+    index: dict[str, np.ndarray], forms: Sequence[Form], num_codes: int
 ) -> np.ndarray:
-  """int32 (N, F) of StudySet; a document longer than the context will be cut to it."""
+  """int32 (N, F) of StudySet, of documents that are not cut, by the index of a folder of tokens."""
   columns = []
   for form in forms:
     names = ["pictures" if part == "image" else part for part in form.parts]
     can = np.logical_and.reduce([index[name] > 0 for name in names])
     length = form.length(num_codes, index["prior"], index["report"])
-    columns.append(np.where(can, np.minimum(length, context), 0))
+    columns.append(np.where(can, length, 0))
   return np.stack(columns, axis=1).astype(np.int32)
 
 

@@ -96,7 +96,7 @@ def make_plan(config: DataConfig) -> Plan:
   sets, num_studies, num_cut = [], 0, 0
   for folder, weight in parse_folders(config.tokens):
     index = tokens.read_index(folder, "train")
-    lengths = packing.document_lengths(index, forms, num_codes, 1 << 30)
+    lengths = packing.document_lengths(index, forms, num_codes)
     num_studies += int(lengths.any(axis=1).sum())
     num_cut += int((lengths > config.context).any(axis=1).sum())
     sets.append(packing.StudySet(np.minimum(lengths, config.context), weight))

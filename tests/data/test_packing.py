@@ -80,7 +80,7 @@ def test_studies_without_any_form_are_left_out():
       "prior": [0, 0, 0],
   }.items()}  # fmt: skip
   forms = parse_forms("image report, frontal lateral, prior report")
-  lengths = document_lengths(index, forms, num_codes=4, context=CONTEXT)
+  lengths = document_lengths(index, forms, num_codes=4)
   np.testing.assert_array_equal(lengths, [[12, 0, 0], [0, 0, 0], [0, 12, 0]])
   entries, _ = make_epoch([StudySet(lengths, 1.0)], forms, 0, 0)
   assert sorted(entries[:, 2]) == [0, 2]
