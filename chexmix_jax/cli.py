@@ -166,9 +166,20 @@ def process_of(args: argparse.Namespace) -> tuple[int, int]:
   if not args.distributed:
     return args.process_index, args.process_count
   import jax  # Preparing data needs it for nothing else.
+  import jax.extend.backend
 
-  jax.distributed.initialize()
-  return jax.process_index(), jax.process_count()
+  try:
+    jax.distributed.initialize()
+  except (ValueError, RuntimeError) as error:
+    raise UserError(
+        "--distributed finds no processes that were started together (SLURM, Open MPI, Kubernetes,"
+        f" a TPU pod: {_first_line(error)}); name --process_index and --process_count instead."
+    ) from error
+  place = jax.process_index(), jax.process_count()
+  # The processes share nothing else, and one that ends early must not stop the others.
+  jax.distributed.shutdown()
+  jax.extend.backend.clear_backends()
+  return place
 
 
 def main(argv: list[str] | None = None) -> None:

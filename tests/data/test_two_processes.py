@@ -1,13 +1,18 @@
 """Processes of jax.distributed on this machine: their batches put together are those of one."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 
+from chexmix_jax import prepare
+from chexmix_jax.data import studies
 from chexmix_jax.data.pipeline import DataConfig, train_iterator
+from chexmix_jax.errors import UserError
 
 _PROGRAM = """
 import contextlib, sys
@@ -42,3 +47,36 @@ def test_two_processes_read_the_batches_of_one(tokens_dir, tmp_path):
     for name in batches[0]:
       joined = np.concatenate([first[name], second[name]], axis=1)
       np.testing.assert_array_equal(joined, np.stack([batch[name] for batch in batches]))
+
+
+def test_prepare_takes_its_share_from_processes_that_slurm_started(tmp_path):
+  output = tmp_path / "studies"
+  command = [
+      sys.executable, "-m", "chexmix_jax.prepare", "--source=phantom", "--num_studies=40",
+      "--size=16", "--shard_size=10", "--workers=1", f"--output={output}", "--distributed",
+  ]  # fmt: skip
+  # What `srun -n 2` sets.
+  shared = {
+      "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+      "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "2",
+  }  # fmt: skip
+  processes = [
+      subprocess.Popen(
+          command,
+          env=os.environ | shared | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+          stdout=subprocess.PIPE,
+          text=True,
+      )
+      for i in range(2)
+  ]
+  said = [process.communicate(timeout=120)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0]
+  assert studies.read_card(output)["splits"] == {"train": 32, "val": 4, "test": 4}
+  assert any("studies: 40 read, 40 used, 0 refused" in text for text in said)
+
+
+def test_without_such_processes_it_says_what_to_name(tmp_path):
+  arguments = ["--source=phantom", f"--output={tmp_path / 'out'}", "--distributed"]
+  with pytest.raises(UserError, match="name --process_index and --process_count instead"):
+    prepare.main(arguments)
+  assert not (tmp_path / "out").exists()
