@@ -50,9 +50,14 @@ def from_nih14(names: Iterable[str]) -> np.ndarray:
       raise UserError(f"{name!r} is not an NIH ChestX-ray14 finding; use one of {known}.")
     if counterpart := _NIH14[name]:
       labels[INDEX[counterpart]] = POSITIVE
+  mark_opacity(labels)
+  return labels
+
+
+def mark_opacity(labels: np.ndarray) -> None:
+  """Makes Lung Opacity of labels (14,) positive where one of OPACITIES is; in place."""
   if any(labels[INDEX[name]] == POSITIVE for name in OPACITIES):
     labels[INDEX["Lung Opacity"]] = POSITIVE
-  return labels
 
 
 def apply_mixed_policy(labels: np.ndarray) -> np.ndarray:

@@ -68,15 +68,17 @@ def read_card(config: DataConfig) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What the order of the documents follows from.
+  """What the documents and their order follow from.
 
   Attributes:
+    vocabulary: of all folders.
     forms: of documents.
     sets: the studies of every folder.
     num_studies: studies that can be a document of any of the forms.
     num_cut: those of them of which some form is longer than the context, and is cut.
   """
 
+  vocabulary: Vocabulary
   forms: tuple[Form, ...]
   sets: tuple[packing.StudySet, ...]
   num_studies: int
@@ -86,7 +88,8 @@ class Plan:
 def make_plan(config: DataConfig) -> Plan:
   """Reads how long the documents are; UserError where the context is too short for their images."""
   forms = parse_forms(config.documents)
-  num_codes = int(np.prod(read_card(config)["grid"]))
+  card = read_card(config)
+  num_codes = int(np.prod(card["grid"]))
   shortest = max(form.min_context(num_codes) for form in forms)
   if config.context < shortest:
     raise UserError(
@@ -100,7 +103,7 @@ def make_plan(config: DataConfig) -> Plan:
     num_studies += int(lengths.any(axis=1).sum())
     num_cut += int((lengths > config.context).any(axis=1).sum())
     sets.append(packing.StudySet(np.minimum(lengths, config.context), weight))
-  return Plan(forms, tuple(sets), num_studies, num_cut)
+  return Plan(Vocabulary(**card["vocabulary"]), forms, tuple(sets), num_studies, num_cut)
 
 
 def train_iterator(
@@ -163,7 +166,7 @@ class _Reader:
 
   def __init__(self, config: DataConfig, plan: Plan):
     self._config, self._plan = config, plan
-    self._vocabulary = Vocabulary(**read_card(config)["vocabulary"])
+    self._vocabulary = plan.vocabulary
     self._sources = [
         tokens.open_tokens(folder, "train") for folder, _ in parse_folders(config.tokens)
     ]
@@ -210,10 +213,7 @@ def _part(record: Record, part: str, rng: np.random.Generator) -> np.ndarray | T
 
 
 def image_iterator(
-    studies_dir: pathlib.Path,
-    split: str,
-    batch_size: int,
-    seed: int,
+    studies_dir: pathlib.Path, split: str, batch_size: int, seed: int
 ) -> grain.DatasetIterator:
   """Endless shuffled batches dict(image: float32 (B, H, W, 1) in [-1, 1]); close it when done.
 

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from chexmix_jax.config import check_at_least_one
 from chexmix_jax.data import leaks, records, studies, workers
 from chexmix_jax.data.account import as_json, check_refused, make_account, totals
 from chexmix_jax.data.load_study import LoadOptions, load_study
@@ -41,9 +42,7 @@ class WriteOptions:
   process_count: int = 1
 
   def __post_init__(self):
-    for name in ("shard_size", "workers", "process_count"):
-      if getattr(self, name) < 1:
-        raise UserError(f"{name}={getattr(self, name)} must be 1 or more.")
+    check_at_least_one(self, ("shard_size", "workers", "process_count"), "prepare")
     if not 0 <= self.max_refused <= 1:
       raise UserError(f"max_refused={self.max_refused} must lie between 0 and 1.")
 

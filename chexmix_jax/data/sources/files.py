@@ -54,7 +54,7 @@ def read_text(path: pathlib.Path) -> str:
 
 def is_utf8(text: str) -> bool:
   """Whether a text from `open_text` was UTF-8."""
-  return not any("\udc80" <= c <= "\udcff" for c in text) if not text.isascii() else True
+  return text.isascii() or not any("\udc80" <= c <= "\udcff" for c in text)
 
 
 def read_table(

@@ -137,6 +137,5 @@ def _labels(text: str, where: str) -> np.ndarray:
   for finding, counterparts in _NAMES.items():
     if not names.isdisjoint(counterparts):
       labels[labels_lib.INDEX[finding]] = labels_lib.POSITIVE
-  if any(labels[labels_lib.INDEX[name]] == labels_lib.POSITIVE for name in labels_lib.OPACITIES):
-    labels[labels_lib.INDEX["Lung Opacity"]] = labels_lib.POSITIVE
+  labels_lib.mark_opacity(labels)
   return labels

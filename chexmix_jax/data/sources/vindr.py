@@ -109,8 +109,7 @@ def _parse(
       index = labels_lib.INDEX[finding]
       # Of several columns of one finding any counts.
       labels[index] = max(labels[index], int(is_seen))
-  if any(labels[labels_lib.INDEX[found]] == labels_lib.POSITIVE for found in labels_lib.OPACITIES):
-    labels[labels_lib.INDEX["Lung Opacity"]] = labels_lib.POSITIVE
+  labels_lib.mark_opacity(labels)
   path = files.inside(image_root, f"{name}/{image}.dicom", where)
   return source.Row(
       study_id=image,
