@@ -12,7 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
           "rotary_dim": 32, "rope_base": 10000.0, "norm_eps": 1e-5, "dropout": 0.1,
           "qk_norm": False,
           # How it is computed: our choice.
-          "dtype": "bfloat16", "scan_layers": True, "remat": True,
+          "dtype": "bfloat16", "attention": "auto", "scan_layers": True, "remat": "full",
       },
       # What follows is not public and our choice. A row holds four documents of 1,024 codes; in the
       # published context of 2,048 tokens there is room for one, and half of the row stays empty.
@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
       "optimizer": {
           "name": "adamw", "learning_rate": 5e-5, "warmup_steps": 500, "end_fraction": 0.1,
           "b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "clip_norm": 1.0,
+          "moment_dtype": "float32",
       },
       # Parameters and optimizer state are split over all devices of the pod.
       "mesh": {"data": 1, "fsdp": -1, "tensor": 1},

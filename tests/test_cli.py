@@ -23,14 +23,16 @@ def test_overrides_change_values_and_keep_their_types():
       "--config.optimizer.learning_rate=1e-4",
       "--config.optimizer.warmup_steps", "7",
       "--config.model.dtype=float32",
-      "--config.model.remat=false",
+      "--config.model.remat=none",
+      "--config.model.scan_layers=false",
       "--config.model.qk_norm",
       "--config.data.masking.image.weight=2",
   )  # fmt: skip
   assert config.steps == 100 and config.optimizer.warmup_steps == 7
   assert config.optimizer.learning_rate == 1e-4
   assert config.model.dtype == "float32"
-  assert config.model.remat is False and config.model.qk_norm is True
+  assert config.model.remat == "none"
+  assert config.model.scan_layers is False and config.model.qk_norm is True
   assert config.data.masking.image.weight == 2.0
   assert config.data.context == 4608
 
@@ -81,7 +83,7 @@ def test_a_schema_opens_what_the_file_leaves_at_its_default(tmp_path):
         ("--config.steps=many", r"--config\.steps=many.*mend its value"),
         ("--config.steps=1.5", r"--config\.steps=1\.5.*mend its value"),
         ("--config.steps", r"--config\.steps\); mend its value"),
-        ("--config.model.remat=maybe", "maybe.*mend its value"),
+        ("--config.model.qk_norm=maybe", "maybe.*mend its value"),
         ("--config.model=1", r"--config\.model is a group of settings"),
     ],
 )

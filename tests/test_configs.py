@@ -59,7 +59,7 @@ def test_a_misspelt_override_is_refused_with_a_hint(name):
 @pytest.mark.parametrize("name", ["stage1_2p8b.py", "stage2_2p8b.py"])
 def test_both_stages_have_the_published_shape(name):
   model = build(name).model
-  assert model == transformer.TransformerConfig(dtype="bfloat16", remat=True)
+  assert model == transformer.TransformerConfig(dtype="bfloat16", remat="full")
   assert model.vocab_size == Vocabulary.published().size
   assert count_parameters(transformer.abstract_params(model)) == 2_817_384_642
   assert build(name).data.context == 4608

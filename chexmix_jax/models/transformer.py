@@ -13,14 +13,22 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.attention import attention, causal_attention
+from chexmix_jax.models.attention import Backend, attention, causal_attention
 from chexmix_jax.models.dot import dot_general
 from chexmix_jax.parallel.devices import platform
 from chexmix_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
+
+# What is kept for the backward pass, by the name that `checkpoint_name` gives it.
+_KEPT = {
+    "projections": ("q", "k", "v", "attention", "up"),
+    "attention": ("attention",),
+    "full": (),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +40,11 @@ class TransformerConfig:
     dropout: rate on the outputs of attention and MLP, before the residual sum.
     qk_norm: LayerNorm on every head's queries and keys.
     dtype: of the computation; parameters are float32, or bfloat16 where a checkpoint holds them so.
+    attention: how packed rows are attended to; "auto" is the fastest that is right on the devices.
     scan_layers: compile one layer and loop over it, or all of them unrolled.
-    remat: recompute each layer's activations in the backward pass.
+    remat: what the backward pass of a layer computes again: "none", nothing; "projections", all but
+      the projections and the attention, so that no matrix product is done twice; "attention", all
+      but the attention; "full", all.
   """
 
   vocab_size: int = 58562
@@ -47,8 +58,9 @@ class TransformerConfig:
   dropout: float = 0.1
   qk_norm: bool = False
   dtype: Literal["float32", "bfloat16"] = "float32"
+  attention: Backend = "auto"
   scan_layers: bool = True
-  remat: bool = False
+  remat: Literal["none", "projections", "attention", "full"] = "none"
 
   def __post_init__(self):
     if self.width % self.num_heads:
@@ -142,7 +154,9 @@ class Attention(nnx.Module):
     k_BTHK = rotate(k_BTHK, positions_BT, config.rotary_dim, config.rope_base)
     q_BTHK = constrain(q_BTHK, ("batch", None, "heads", None))
     if cache is None:
-      mixed_BTHK = causal_attention(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+      q_BTHK, k_BTHK, v_BTHK = map(checkpoint_name, (q_BTHK, k_BTHK, v_BTHK), "qkv")
+      mixed_BTHK = causal_attention(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT, config.attention)
+      mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
       kv = k_BTHK, v_BTHK
     else:
       kv = tuple(
@@ -164,7 +178,8 @@ class MLP(nnx.Module):
     self.down = linear(config.mlp_dim, config.width)
 
   def __call__(self, x_BTD):
-    return self.down(jax.nn.gelu(self.up(x_BTD), approximate=True))
+    up_BTF = checkpoint_name(self.up(x_BTD), "up")
+    return self.down(jax.nn.gelu(up_BTF, approximate=True))
 
 
 class Block(nnx.Module):
@@ -227,7 +242,7 @@ def init_params(config: TransformerConfig, key: jax.Array) -> Params:
 
 def abstract_params(config: TransformerConfig) -> Params:
   """Shapes and dtypes of the parameters, without making them."""
-  return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+  return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
 def unstack(stacked: jax.Array) -> tuple[jax.Array, ...]:
@@ -269,6 +284,11 @@ class Transformer:
     x_BTD, _ = self._run(tokens_BT, positions_BT, segment_ids_BT, dropout_key=dropout_key)
     return self._logits(x_BTD)
 
+  def last_hidden(self, tokens_BT, positions_BT=None, segment_ids_BT=None, *, dropout_key=None):
+    """(B, T, D): what the output layer `lm_head` makes logits of."""
+    x_BTD, _ = self._run(tokens_BT, positions_BT, segment_ids_BT, dropout_key=dropout_key)
+    return self._ends.final_norm(x_BTD)
+
   def hidden_states(self, tokens_BT, positions_BT=None, segment_ids_BT=None, *, keep=lambda x: x):
     """(L+1, B, T, D): embeddings, outputs of all layers but the last, final norm of the last's.
 
@@ -308,13 +328,12 @@ class Transformer:
     a token is its position.
     """
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    segment_ids_BT = jnp.ones_like(tokens_BT)
     room = ((0, 0), (0, 0), (0, length - tokens_BT.shape[1]), (0, 0))
     x_BTD = self._embed(tokens_BT)
     layers = []
     for i in range(self.config.num_layers):
       block, x_BTD = self._block(i, x_BTD)
-      x_BTD, kv_BTHK = block(x_BTD, positions_BT, segment_ids_BT)
+      x_BTD, kv_BTHK = block(x_BTD, positions_BT, None)
       layers.append([self._cached(jnp.pad(new.swapaxes(1, 2), room)) for new in kv_BTHK])
     return self._logits(x_BTD), Cache(*zip(*layers, strict=True))
 
@@ -376,8 +395,6 @@ class Transformer:
     config = self.config
     if positions_BT is None:
       positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    if segment_ids_BT is None:
-      segment_ids_BT = jnp.ones_like(tokens_BT)
     graphdef = _graphdef(Block, config)
     keys = None if dropout_key is None else jax.random.split(dropout_key, config.num_layers)
 
@@ -387,8 +404,9 @@ class Transformer:
       x_BTD, _ = block(x_BTD, positions_BT, segment_ids_BT, None, key)
       return x_BTD, keep(x_BTD)
 
-    if config.remat:
-      body = jax.checkpoint(body, prevent_cse=not config.scan_layers)
+    if config.remat != "none":
+      policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[config.remat])
+      body = jax.checkpoint(body, prevent_cse=not config.scan_layers, policy=policy)
     x_BTD = self._embed(tokens_BT)
     if isinstance(self._layers, tuple):
       kept = []

@@ -27,6 +27,12 @@ def platform() -> str:
   return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
+def device_kind() -> str:
+  """The model of the devices in force, as jax names it, such as "TPU v5 lite"."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.devices()[0].device_kind if mesh.empty else mesh.abstract_device.device_kind
+
+
 def return_freed_memory() -> None:
   """Gives the system what was freed, where glibc would keep it for later."""
   if sys.platform == "linux":

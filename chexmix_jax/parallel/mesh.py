@@ -2,8 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 
 from chexmix_jax.errors import UserError
 
@@ -19,13 +22,18 @@ class MeshConfig:
   tensor: int = 1
 
 
-def make_mesh(config: MeshConfig = MeshConfig()) -> jax.sharding.Mesh:
+def make_mesh(
+    config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
   """Mesh of the config's shape over all devices (over the first ones where it asks for fewer).
 
-  Raises UserError where the sizes do not fit the devices.
+  `devices` are those of jax by default; those of a topology description will do. Where they are of
+  several slices, which only the data centre's network joins, each slice holds whole copies of the
+  parameters: the data axis goes over slices first. Raises UserError where the sizes do not fit.
   """
+  devices = jax.devices() if devices is None else devices
   sizes = [config.data, config.fsdp, config.tensor]
-  count = jax.device_count()
+  count = len(devices)
   asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
     raise UserError(f"mesh {asked}: give positive sizes, -1 on at most one axis.")
@@ -33,9 +41,15 @@ def make_mesh(config: MeshConfig = MeshConfig()) -> jax.sharding.Mesh:
   if fixed > count or (-1 in sizes and count % fixed):
     raise UserError(f"mesh {asked} does not fit {count} device(s); change the config's mesh.")
   sizes = [count // fixed if size == -1 else size for size in sizes]
-  return jax.make_mesh(
-      tuple(sizes),
-      AXES,
-      axis_types=(jax.sharding.AxisType.Auto,) * len(AXES),
-      devices=jax.devices()[: math.prod(sizes)],
-  )
+  devices = devices[: math.prod(sizes)]
+  types = (jax.sharding.AxisType.Auto,) * len(AXES)
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+  if sizes[0] % slices:
+    raise UserError(
+        f"mesh {asked}: data must be a multiple of the {slices} slices; fsdp and tensor stay in one."
+    )
+  inner = (sizes[0] // slices, *sizes[1:])
+  grid = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1), devices)
+  return jax.sharding.Mesh(grid, AXES, axis_types=types)

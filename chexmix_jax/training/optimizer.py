@@ -20,6 +20,7 @@ class OptimizerConfig:
     end_fraction: of the peak, where the cosine ends at the last step.
     weight_decay: on matrices only; biases and norms are never decayed.
     clip_norm: bound on the gradient's global norm.
+    moment_dtype: of the first moment; in bfloat16 it takes half of the memory.
   """
 
   name: Literal["adamw", "muon"] = "adamw"
@@ -31,6 +32,7 @@ class OptimizerConfig:
   eps: float = 1e-8
   weight_decay: float = 0.1
   clip_norm: float = 1.0
+  moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -54,12 +56,14 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
       eps=config.eps,
       weight_decay=config.weight_decay,
       mask=_is_matrix,
+      mu_dtype=config.moment_dtype,
   )
   if config.name == "muon":
     muon = optax.contrib.muon(
         schedule,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        mu_dtype=config.moment_dtype,
         muon_weight_dimension_numbers=_muon_dimensions,
         consistent_rms=_ADAM_RMS,
     )

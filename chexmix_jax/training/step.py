@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig, init_params
 from chexmix_jax.parallel.sharding import named_sharding, param_shardings, parameter_name
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
+from chexmix_jax.training.loss import weighted_nll
 
 Batch = dict[str, jax.Array]
 
@@ -40,12 +41,14 @@ def cross_entropy_sums(
   The batch holds `inputs`, `targets`, `positions`, `segment_ids` int32 (B, T) and `weights` float32
   (B, T). Image and text sums count the tokens that carry weight, unweighted.
   """
-  logits_BTV = Transformer(config, params)(
+  hidden_BTD = Transformer(config, params).last_hidden(
       batch["inputs"], batch["positions"], batch["segment_ids"], dropout_key=dropout_key
   )
-  nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, batch["targets"])
   weights_BT = batch["weights"]
-  total = jnp.sum(nll_BT * weights_BT)
+  head = params["lm_head"]
+  total, nll_BT = weighted_nll(
+      hidden_BTD, head["kernel"], head["bias"], batch["targets"], weights_BT
+  )
   counted_BT = weights_BT > 0
   image_BT = counted_BT & vocabulary.is_image(batch["targets"])
   text_BT = counted_BT & ~vocabulary.is_image(batch["targets"])
@@ -110,9 +113,7 @@ def abstract_state(
   def sharded(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-  shapes = jax.eval_shape(
-      functools.partial(init_state, config, optimizer), jax.random.key(0)
-  )
+  shapes = jax.eval_shape(lambda: init_state(config, optimizer, jax.random.key(0)))
   shardings = param_shardings(mesh, shapes.params)
   by_name = {
       parameter_name(path): (leaf.shape, sharding)
