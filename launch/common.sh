@@ -4,6 +4,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 script=launch/$(basename "$0")
 declare -A flag=() # What the flags say, by their names.
+command=           # The first argument, of a script that has commands.
 train_args=()      # What follows --.
 place=()           # Zone and project, where they are given.
 exec 3>&1          # Dry runs are seen even where a command's output is caught.
@@ -13,10 +14,17 @@ die() {
   exit 2
 }
 
+# Prints the comment that the script begins with.
+usage() {
+  sed -n '2,${/^#/!q; s/^# \{0,1\}//p}' "$0"
+  exit 0
+}
+
 # Takes the first argument, which must be one of the words in $1, as the command.
 read_command() {
   command=${2:-}
-  [[ " $1 --help " == *" ${command:-none} "* ]] ||
+  if [[ $command == --help ]]; then usage; fi
+  [[ -n $command && " $1 " == *" $command "* ]] ||
     die "$script takes one of these: ${1// /, }; 'bash $script --help' says more."
 }
 
@@ -25,6 +33,7 @@ read_command() {
 read_flags() {
   local valued=" $1 " switches=" $2 dry-run " name variable
   shift 2
+  if [[ -n $command ]]; then shift; fi
   for name in $valued $switches; do
     variable=$(variable_of "$name")
     flag[$name]=${!variable:-}
@@ -33,9 +42,7 @@ read_flags() {
     name=${1%%=*}
     name=${name#--}
     if [[ $1 == --help ]]; then
-      # The comment that the script begins with says how it is used.
-      sed -n '2,${/^#/!q; s/^# \{0,1\}//p}' "$0"
-      exit 0
+      usage
     elif [[ $1 == -- ]]; then
       train_args=("${@:2}")
       break
@@ -82,7 +89,7 @@ need_number() {
   done
 }
 
-# The run directory: the value of --output= among the arguments of train.
+# Prints the run directory: the value of --output= among the arguments of train.
 run_directory() {
   local argument
   for argument in "${train_args[@]}"; do
@@ -95,16 +102,15 @@ run_directory() {
     "--config=… and --output=…."
 }
 
-# The same, where several hosts must find it.
-shared_run_directory() {
+# Stops where several hosts would not find the run directory.
+need_shared_run_directory() {
   local output
   output=$(run_directory)
   [[ $output == /* ]] ||
     die "--output=$output must begin with /; name a folder that all hosts see."
-  echo "$output"
 }
 
-# The words $@ on one line that a shell reads as the same words.
+# Prints the words $@ on one line that a shell reads as the same words.
 quote() {
   local word line=
   for word in "$@"; do
@@ -119,7 +125,7 @@ run() {
   if on dry-run; then quote "$@" >&3; else "$@"; fi
 }
 
-# Packs the commit that is checked out, so that every host gets the same code; $archive is the file.
+# Packs the commit that is checked out into the file $archive, so that all hosts get the same code.
 make_archive() {
   local commit changes
   commit=$(git -C "$root" rev-parse HEAD 2>/dev/null) ||

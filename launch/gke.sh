@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on TPU slices of a GKE cluster, with xpk ('pip install xpk'; tried with 1.16).
+# Trains on TPU slices of a GKE cluster, with xpk ('pip install xpk'; flags of 1.16).
 #
 #   bash launch/gke.sh COMMAND [FLAGS] [-- --config=… --output=/RUN [MORE ARGUMENTS OF TRAIN]]
 #
@@ -32,7 +32,7 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-xpk() {
+call_xpk() {
   run xpk "$@" "--cluster=${flag[cluster]}" "${place[@]}"
 }
 
@@ -48,11 +48,11 @@ do_create() {
     options+=(--on-demand)
   fi
   if [[ -n ${flag[bucket]} ]]; then options+=(--enable-gcsfuse-csi-driver); fi
-  xpk cluster create "${options[@]}"
+  call_xpk cluster create "${options[@]}"
   if [[ -n ${flag[bucket]} ]]; then
     # xpk wants a size, which a bucket has not. What another worker wrote must be seen at once.
     local mount=implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0
-    xpk storage attach "${flag[bucket]}" --type=gcsfuse "--bucket=${flag[bucket]}" --size=1 \
+    call_xpk storage attach chexmix --type=gcsfuse "--bucket=${flag[bucket]}" --size=1 \
       "--mount-point=${flag[mount]}" --readonly=false --auto-mount=true "--mount-options=$mount" \
       --no-prefetch-metadata
   fi
@@ -61,11 +61,8 @@ do_create() {
 do_run() {
   need cluster workload tpu-type
   need_number num-slices max-restarts grace
-  local output options train
-  output=$(run_directory)
-  [[ $output == /* ]] ||
-    die "--output=$output must begin with /: a folder that all workers see, as under" \
-      "${flag[mount]}."
+  need_shared_run_directory
+  local options train
   # xpk signals the shell that runs the command, so train must take that shell's place.
   train="exec $(quote .venv/bin/python -m chexmix_jax.train --distributed "${train_args[@]}")"
   if [[ -n ${flag[image]} ]]; then
@@ -80,7 +77,7 @@ do_run() {
     train="ACCELERATOR=tpu bash launch/setup.sh && $train"
   fi
   # xpk starts again after 127 to 255, so after signals too; 1 is a crash of Python, 2 bad input.
-  xpk workload create "--workload=${flag[workload]}" "--tpu-type=${flag[tpu-type]}" \
+  call_xpk workload create "--workload=${flag[workload]}" "--tpu-type=${flag[tpu-type]}" \
     "--num-slices=${flag[num-slices]}" "${options[@]}" "--command=$train" \
     "--max-restarts=${flag[max-restarts]}" --restart-on-exit-codes=1 \
     "--termination-grace-period-seconds=${flag[grace]}"
@@ -98,33 +95,22 @@ do_logs() {
 
 do_list() {
   need cluster
-  xpk workload list
+  call_xpk workload list
 }
 
 do_stop() {
   need cluster workload
-  xpk workload delete "--workload=${flag[workload]}"
+  call_xpk workload delete "--workload=${flag[workload]}"
 }
 
 do_delete() {
   need cluster
-  xpk cluster delete
+  call_xpk cluster delete
 }
 
-command=${1:-}
-case $command in
-  create | run | logs | list | stop | delete) shift ;;
-  --help) ;;
-  *)
-    die "$script takes one of create, run, logs, list, stop and delete;" \
-      "'bash $script --help' says more."
-    ;;
-esac
+read_command "create run logs list stop delete" "$@"
 read_flags "cluster workload tpu-type num-slices zone project reservation bucket mount base-image \
 image max-restarts grace worker" "spot allow-dirty" "$@"
 : "${flag[num-slices]:=1}" "${flag[mount]:=/mnt/chexmix}" "${flag[base-image]:=python:3.12}" \
   "${flag[max-restarts]:=50}" "${flag[grace]:=300}" "${flag[worker]:=0}"
-place=()
-if [[ -n ${flag[zone]} ]]; then place+=("--zone=${flag[zone]}"); fi
-if [[ -n ${flag[project]} ]]; then place+=("--project=${flag[project]}"); fi
 "do_$command"

@@ -23,36 +23,31 @@ set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# The options of sbatch that were given, as lines of its script.
-optional_lines() {
-  local name
-  for name in cpus-per-task time partition account; do
-    if [[ -n ${flag[$name]} ]]; then echo "#SBATCH --$name=${flag[$name]}"; fi
-  done
-}
-
-# One process a GPU: jax gives each process of a SLURM step the device of its SLURM_LOCALID, so a
-# step with one process a node would use one GPU of it. Each process must therefore see all GPUs of
-# its node (--gpu-bind=none). --wait, and not --kill-on-bad-exit, ends those left when one has ended:
-# at SIGTERM the first to end must not kill the one that is still writing the checkpoint.
+# One process a GPU: jax gives a process of a SLURM step the device of its SLURM_LOCALID, so one
+# process a node would use one GPU of it. Each must therefore see all GPUs of its node
+# (--gpu-bind=none). --wait, and not --kill-on-bad-exit, ends those left when one has ended: after
+# SIGTERM the first to end must not take the one that still writes the checkpoint with it.
 job_script() {
-  local srun=(srun --gpu-bind=none --kill-on-bad-exit=0 "--wait=${flag[grace]}")
-  if [[ -n ${flag[cpus-per-task]} ]]; then srun+=("--cpus-per-task=${flag[cpus-per-task]}"); fi
+  local name options train
+  options=(
+    "--job-name=${flag[job-name]}" "--nodes=${flag[nodes]}"
+    "--ntasks-per-node=${flag[gpus-per-node]}" "--gpus-per-node=${flag[gpus-per-node]}"
+    "--signal=TERM@${flag[grace]}" --requeue --open-mode=append "--output=\"$log\""
+  )
+  for name in cpus-per-task time partition account; do
+    if [[ -n ${flag[$name]} ]]; then options+=("--$name=${flag[$name]}"); fi
+  done
+  train=(srun --gpu-bind=none --kill-on-bad-exit=0 "--wait=${flag[grace]}")
+  if [[ -n ${flag[cpus-per-task]} ]]; then train+=("--cpus-per-task=${flag[cpus-per-task]}"); fi
+  train+=("$root/.venv/bin/python" -m chexmix_jax.train --distributed "${train_args[@]}")
+
+  echo "#!/usr/bin/env bash"
+  printf '#SBATCH %s\n' "${options[@]}"
   cat <<SCRIPT
-#!/usr/bin/env bash
-#SBATCH --job-name=${flag[job-name]}
-#SBATCH --nodes=${flag[nodes]}
-#SBATCH --ntasks-per-node=${flag[gpus-per-node]}
-#SBATCH --gpus-per-node=${flag[gpus-per-node]}
-#SBATCH --signal=TERM@${flag[grace]}
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --output="$log"
-$(optional_lines)
-trap : TERM # Where SLURM signals this shell too, it still waits for srun.
+
+trap : TERM # Where SLURM signals this shell too, it goes on waiting for srun.
 code=0
-$(quote "${srun[@]}" "$root/.venv/bin/python" -m chexmix_jax.train --distributed \
-    "${train_args[@]}") || code=\$?
+$(quote "${train[@]}") || code=\$?
 # A job that was cancelled, or that SLURM itself puts back, is not RUNNING any more.
 if [[ \$code == 143 && \$(squeue --noheader --format=%T --jobs="\$SLURM_JOB_ID") == RUNNING ]]; then
   scontrol requeue "\$SLURM_JOB_ID"

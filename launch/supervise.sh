@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Runs train on this host, and again after a crash or a preemption, from the last checkpoint.
 #
-#   bash launch/supervise.sh run --log=FILE [FLAGS] -- --config=… --output=RUN [ARGUMENTS OF TRAIN]
-#   bash launch/supervise.sh status --log=FILE     says whether it runs, and the last line of the log
-#   bash launch/supervise.sh stop --log=FILE       has it write a checkpoint, and waits until it ended
+#   bash launch/supervise.sh COMMAND --log=FILE [FLAGS] [-- --config=… --output=RUN [MORE OF TRAIN]]
 #
-# It ends with train's exit code after 0 (the run is complete), 2 (bad input) and 130 (Ctrl-C),
+#   run      starts train
+#   status   says whether train runs, and the last line of its log
+#   stop     has train write a checkpoint, and waits until it ended
+#
+# run ends with train's exit code after 0 (the run is complete), 2 (bad input) and 130 (Ctrl-C),
 # and when it was told to stop itself: Ctrl-C, SIGTERM and SIGHUP are passed on to train.
 #
 #   flag          variable         meaning
@@ -22,7 +24,7 @@ child=
 asked= # The signal that came for us.
 
 note() {
-  echo "$(date -u +%FT%TZ) $(hostname) supervise: $*" >>"${flag[log]}"
+  echo "$(date -u +%FT%TZ) $HOSTNAME supervise: $*"
 }
 
 pass_on() {
@@ -42,7 +44,7 @@ newest_checkpoint() {
 # Runs train once; its exit code is $code.
 train_once() {
   set -m # Gives train a process group of its own: signals reach it from here only, and once.
-  "$@" </dev/null >>"${flag[log]}" 2>&1 &
+  "$@" </dev/null &
   child=$!
   set +m
   if [[ -n $asked ]]; then pass_on "$asked"; fi
@@ -54,6 +56,7 @@ train_once() {
   child=
 }
 
+# Runs train until there is no more to do, and leaves with its exit code.
 supervise() {
   trap 'pass_on INT' INT
   trap 'pass_on TERM' TERM HUP
@@ -72,7 +75,7 @@ supervise() {
       note "gives up: $failures ends in a row without a new checkpoint."
       exit "$code"
     fi
-    sleep "${flag[pause]}" >/dev/null 2>&1 3>&- 9>&- &
+    sleep "${flag[pause]}" >/dev/null 2>&1 9>&- &
     wait $! || true # Unlike sleep in the foreground, a signal ends it.
     if [[ -n $asked ]]; then exit "$code"; fi
   done
@@ -95,30 +98,32 @@ do_run() {
     die "$root/.venv is not there; make it with 'bash launch/setup.sh'."
   { : >>"${flag[log]}"; } 2>/dev/null ||
     die "${flag[log]} cannot be written; name another file with --log=."
-  exec 9>>"${flag[log]}"
+  exec 3>&- 9>>"${flag[log]}"
   flock --nonblock 9 ||
-    die "$(hostname) is training already, with the log ${flag[log]}; stop it first."
+    die "$HOSTNAME is training already, with the log ${flag[log]}; stop it first."
   if on detach; then
     set -m
-    supervise "${train[@]}" </dev/null >/dev/null 2>&1 3>&1 &
-    echo "$(hostname): train starts; its log is ${flag[log]}."
+    supervise "${train[@]}" </dev/null >&9 2>&9 &
+    echo "$HOSTNAME: train starts; its log is ${flag[log]}."
   else
-    tail --bytes="+$(($(stat --format=%s "${flag[log]}") + 1))" --follow --pid=$$ \
-      --sleep-interval=0.2 "${flag[log]}" 9>&- & # Ctrl-C does not reach it: the last lines do.
+    # No signal ends tee, as train could not write any more; it ends when nobody writes to it.
+    exec > >(trap '' INT TERM HUP && exec tee --append --output-error=warn "${flag[log]}" 9>&-) 2>&1
+    tee=$!
+    trap 'exec >&- 2>&-; wait "$tee"' EXIT
     supervise "${train[@]}"
   fi
 }
 
 do_status() {
-  if running; then echo "$(hostname): running"; else echo "$(hostname): not running"; fi
+  if running; then echo "$HOSTNAME: running"; else echo "$HOSTNAME: not running"; fi
   if [[ -e ${flag[log]} ]]; then tail --lines=1 "${flag[log]}"; fi
 }
 
 do_stop() {
   if running; then
     kill -s TERM "$(cat "${flag[log]}.pid")" 2>/dev/null ||
-      die "train runs on $(hostname) without its supervisor; end it there with kill."
-    echo "$(hostname): waits for train to write a checkpoint."
+      die "train runs on $HOSTNAME without its supervisor; end it there with kill."
+    echo "$HOSTNAME: waits for train to write a checkpoint."
     while running; do sleep 1; done
   fi
   do_status

@@ -82,26 +82,23 @@ wait_for_slice() {
 
 do_install() {
   make_archive
+  install_archive
+}
+
+install_archive() {
   local here=chexmix_jax setup=(bash chexmix_jax/launch/tpu_worker.sh) file=${archive##*/}
   if [[ -n ${flag[bucket]} ]]; then setup+=("${flag[bucket]}" "${flag[mount]}"); fi
   tpus tpu-vm scp "$archive" "${flag[name]}:" --worker=all
   # Files that this commit no longer has must go: all hosts run the same code.
-  on_workers "set -e
-flock --nonblock train.log true || { echo \"error: \$(hostname) is training; stop it first.\" >&2; exit 2; }
-mkdir -p $here
-find $here -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +
-tar -xzf $file -C $here
-rm $file
-$(quote "${setup[@]}")"
+  on_workers "flock --nonblock train.log true || \
+{ echo \"error: \$(hostname) is training; stop it first.\" >&2; exit 2; }; \
+mkdir -p $here && find $here -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} + && \
+tar -xzf $file -C $here && rm $file && $(quote "${setup[@]}")"
 }
 
 check_run() {
   need_number tries
-  local output
-  output=$(run_directory)
-  [[ $output == /* ]] ||
-    die "--output=$output must begin with /: a folder that all workers see, as under" \
-      "${flag[mount]}."
+  need_shared_run_directory
 }
 
 do_run() {
@@ -131,15 +128,18 @@ do_stop() {
 do_resume() {
   check_create
   check_run
+  make_archive # Whatever would stop here should, before the slice costs money.
   local now
   now=$(state 2>/dev/null) || now=
   case $now in
     PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED) do_delete --quiet ;;
     "") if on dry-run; then do_delete --quiet; fi ;; # It is gone already.
-    *) die "${flag[name]} is $now, not dead; start train with 'bash $script run'." ;;
+    *)
+      die "${flag[name]} is $now, so not dead; wait, or start train with 'bash $script run'."
+      ;;
   esac
   do_create
-  do_install
+  install_archive
   do_run
 }
 
@@ -151,20 +151,9 @@ do_delete() {
   fi
 }
 
-command=${1:-}
-case $command in
-  create | install | run | logs | status | stop | resume | delete) shift ;;
-  --help) ;;
-  *)
-    die "$script takes one of create, install, run, logs, status, stop, resume and delete;" \
-      "'bash $script --help' says more."
-    ;;
-esac
+read_command "create install run logs status stop resume delete" "$@"
 read_flags "name zone project accelerator-type runtime-version bucket mount tries worker" \
   "queued spot allow-dirty" "$@"
 : "${flag[mount]:=/mnt/chexmix}" "${flag[tries]:=5}" "${flag[worker]:=0}"
 need name
-place=()
-if [[ -n ${flag[zone]} ]]; then place+=("--zone=${flag[zone]}"); fi
-if [[ -n ${flag[project]} ]]; then place+=("--project=${flag[project]}"); fi
 "do_$command"

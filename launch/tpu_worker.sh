@@ -32,5 +32,6 @@ fi
 options=rw,_netdev,allow_other,uid=$(id --user),gid=$(id --group),implicit_dirs
 options+=,metadata_cache_ttl_secs=0,metadata_cache_negative_ttl_secs=0
 sudo mkdir -p "$folder"
+sudo sed -i "\\| $folder gcsfuse |d" /etc/fstab
 echo "$bucket $folder gcsfuse $options 0 0" | sudo tee -a /etc/fstab >/dev/null
 sudo mount "$folder"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on this machine with all its devices: sets up .venv, then starts train, again after a crash.
+# Trains on all devices of this machine: sets up .venv, then starts train, again after a crash.
 #
 #   bash launch/workstation.sh [FLAGS] -- --config=… --output=RUN [MORE ARGUMENTS OF TRAIN]
 #
@@ -8,7 +8,7 @@
 #   flag             variable             meaning
 #   --accelerator=A  CHEXMIX_ACCELERATOR  cpu, cuda13 (default) or tpu
 #   --log=FILE       CHEXMIX_LOG          where train writes (default RUN.log)
-#   --tries=N        CHEXMIX_TRIES        gives up after N ends in a row without a new checkpoint (5)
+#   --tries=N        CHEXMIX_TRIES        gives up after N ends without a new checkpoint (5)
 #   --dry-run        CHEXMIX_DRY_RUN      only prints the commands
 set -euo pipefail
 
