@@ -11,7 +11,7 @@ if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   python3 -m pip install --quiet --user uv==0.13.9
   uv=$HOME/.local/bin/uv
   "$uv" python install --quiet 3.12
-  PYTHON=$("$uv" python find --managed-python 3.12)
+  PYTHON=$("$uv" python find --system --managed-python 3.12)
   export PYTHON
 fi
 ACCELERATOR=tpu bash "$root/launch/setup.sh"

@@ -41,7 +41,7 @@ def test_a_worker_with_an_old_python_gets_a_newer_one(worker):
   assert worker.called("setup") == [["setup", "tpu", "/uv/python3.12"]]
   assert worker.called("sudo") == []
   assert (worker.folder / "uv").read_text() == (
-      "uv python install --quiet 3.12\nuv python find --managed-python 3.12\n"
+      "uv python install --quiet 3.12\nuv python find --system --managed-python 3.12\n"
   )
 
 
