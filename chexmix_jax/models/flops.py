@@ -19,6 +19,7 @@ Packing: a token sees only its own document. Of packed rows S is the length of a
 averaged over the tokens (`packed_context`), not that of the row.
 """
 
+import functools
 import math
 
 import jax
@@ -28,6 +29,7 @@ from chexmix_jax.models.transformer import TransformerConfig, abstract_params
 from chexmix_jax.parallel.hardware import Chip
 
 
+@functools.cache
 def multiplying_parameters(config: TransformerConfig) -> int:
   """N of the formula: how many numbers the kernels of the layers and of the output hold."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(abstract_params(config))
