@@ -78,7 +78,7 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
       config, model=dataclasses.replace(config.model, vocab_size=vocabulary.size)
   )
   mesh = make_mesh(config.mesh)
-  _check_batch(config, mesh)
+  check_batch(config, mesh)
   optimizer = make_optimizer(config.optimizer, config.steps)
   with (
       jax.set_mesh(mesh),
@@ -107,7 +107,8 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
         _run(config, state, step_fn, iterator, checkpoints, log, mesh)
 
 
-def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
+def check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
+  """UserError where the rows of a step cannot be shared out evenly."""
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulation
   if config.data.batch_size % rows or config.data.batch_size % jax.process_count():
     raise UserError(
