@@ -9,18 +9,15 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
-import multiprocessing
 import pathlib
-import resource
 import statistics
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any
 
 import jax
 import numpy as np
 
+from chexmix_jax.bench.process import Process, peak_memory
 from chexmix_jax.bench.small import SMALL
 from chexmix_jax.conversion.phi import config_to_torch, params_to_torch
 from chexmix_jax.errors import UserError
@@ -46,15 +43,33 @@ class Case:
   prompts: np.ndarray
 
 
-Generator = Callable[[int], np.ndarray]
-"""Gives that many new ids of each row, (B, number)."""
+@dataclasses.dataclass(frozen=True)
+class _Generator:
+  """Gives new ids.
+
+  Attributes:
+    run: so many of each row, (B, number).
+    description: of the model.
+  """
+
+  run: Callable[[int], np.ndarray]
+  description: str
+
+  def describe(self) -> str:
+    return self.description
+
+  def timed(self, number: int) -> tuple[float, np.ndarray]:
+    """Seconds, and the ids."""
+    start = time.perf_counter()
+    new = self.run(number)
+    return time.perf_counter() - start, new
 
 
 def _random_params(config: TransformerConfig):
   return jax.jit(functools.partial(init_params, config))(jax.random.key(0))
 
 
-def _ours(case: Case) -> tuple[Generator, str]:
+def _ours(case: Case) -> _Generator:
   if case.checkpoint is None:
     config, params = case.model, unstack_layers(_random_params(case.model))
     half = config.vocab_size // 2
@@ -68,10 +83,10 @@ def _ours(case: Case) -> tuple[Generator, str]:
     options = GenerateConfig(max_new=number, stop_ids=(), text_only=False)
     return generate(config, params, vocabulary, case.prompts, lengths, options)
 
-  return run, f"{config.num_layers} layers, width {config.width}, {config.dtype}"
+  return _Generator(run, f"{config.num_layers} layers, width {config.width}, {config.dtype}")
 
 
-def _theirs(case: Case, use_cache: bool = True) -> tuple[Generator, str]:
+def _theirs(case: Case, use_cache: bool = True) -> _Generator:
   """The same weights in PhiForCausalLM."""
   import torch
   import transformers
@@ -102,50 +117,14 @@ def _theirs(case: Case, use_cache: bool = True) -> tuple[Generator, str]:
       rows = torch.cat([rows, best[:, None]], dim=1)
     return rows[:, ids.shape[1] :].numpy()
 
-  return (cached if use_cache else uncached), str(model.dtype)
+  return _Generator(cached if use_cache else uncached, str(model.dtype))
 
 
-_KINDS: dict[str, Callable[[Case], tuple[Generator, str]]] = {
+_KINDS: dict[str, Callable[[Case], _Generator]] = {
     "chexmix_jax": _ours,
     "transformers": _theirs,
     "no cache": functools.partial(_theirs, use_cache=False),
 }
-
-
-def _serve(connection: Connection, kind: str, case: Case) -> None:
-  """Answers a number of tokens with seconds and ids, and None with the peak memory in bytes."""
-  try:
-    run, description = _KINDS[kind](case)
-    connection.send(description)
-    while (number := connection.recv()) is not None:
-      start = time.perf_counter()
-      new = run(number)
-      connection.send((time.perf_counter() - start, new))
-    connection.send(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-  except UserError as error:
-    connection.send(error)
-
-
-class _Process:
-  """One of _KINDS in a process of its own."""
-
-  def __init__(self, kind: str, case: Case):
-    context = multiprocessing.get_context("spawn")
-    self._connection, other = context.Pipe()
-    self.process = context.Process(target=_serve, args=(other, kind, case), daemon=True)
-    self.process.start()
-    other.close()
-    self.description = self._receive()
-
-  def ask(self, number: int | None) -> Any:
-    self._connection.send(number)
-    return self._receive()
-
-  def _receive(self) -> Any:
-    answer = self._connection.recv()
-    if isinstance(answer, UserError):
-      raise answer
-    return answer
 
 
 def main(argv: list[str]) -> None:
@@ -181,31 +160,28 @@ def main(argv: list[str]) -> None:
   case = Case(SMALL, args.checkpoint, args.torch, prompts)
   kinds = [*_KINDS][: 1 if not args.against else 3 if args.checkpoint is None else 2]
   with contextlib.ExitStack() as stack:
-    processes = {}
-    for kind in kinds:
-      processes[kind] = _Process(kind, case)
-      stack.callback(processes[kind].process.kill)
+    processes = {kind: stack.enter_context(Process(_KINDS[kind], case)) for kind in kinds}
     _measure(processes, args)
 
 
-def _measure(processes: dict[str, _Process], args: argparse.Namespace) -> None:
+def _measure(processes: dict[str, Process], args: argparse.Namespace) -> None:
   ours = processes["chexmix_jax"]
-  ours.ask(1)  # Compiles, as does the next.
-  ours.ask(args.new)
+  ours.call(_Generator.timed, 1)  # Compiles, as does the next.
+  ours.call(_Generator.timed, args.new)
   first: dict[str, list[float]] = {name: [] for name in processes}
   whole: dict[str, list[float]] = {name: [] for name in processes}
   same = {}
   for _ in range(args.rounds):
     for name, process in processes.items():
-      first[name].append(process.ask(1)[0])
-      seconds, new = process.ask(args.new)
+      first[name].append(process.call(_Generator.timed, 1)[0])
+      seconds, new = process.call(_Generator.timed, args.new)
       whole[name].append(seconds)
       if name == "chexmix_jax":
         expected = new
       same[name] = np.mean(new == expected)
   print(
-      f"{ours.description}, batch {args.batch}, prompt {args.prompt}, {args.new} new tokens,"
-      f" {jax.default_backend()}"
+      f"{ours.call(_Generator.describe)}, batch {args.batch}, prompt {args.prompt}, {args.new} new"
+      f" tokens, {jax.default_backend()}"
   )
   steps = {
       name: [(b - a) / (args.new - 1) for a, b in zip(first[name], whole[name], strict=True)]
@@ -216,7 +192,7 @@ def _measure(processes: dict[str, _Process], args: argparse.Namespace) -> None:
         f"{name:12} {args.batch * args.new / statistics.median(whole[name]):8,.2f} tokens/s: first"
         f" token {statistics.median(first[name]):.3f} s, then"
         f" {1000 * statistics.median(steps[name]):.2f} ms a step; peak memory"
-        f" {process.ask(None) / 1e9:.2f} GB"
+        f" {process.call(peak_memory) / 1e9:.2f} GB"
     )
   for name in [name for name in processes if name != "chexmix_jax"]:
     total, prompt, step = (

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -83,7 +83,7 @@ class MetricsWindow:
     self._rows: list[Row] = []
     self._times = [time.perf_counter()]
 
-  def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+  def add(self, step: int, metrics: Mapping[str, jax.Array | float]) -> None:
     """Takes the metrics of a step that may still be running; looks at those of two steps ago."""
     self._pending.append((step, metrics))
     if len(self._pending) > 2:

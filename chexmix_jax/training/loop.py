@@ -11,7 +11,9 @@ import jax
 from chexmix_jax import config as config_lib
 from chexmix_jax.data.pipeline import DataConfig, make_plan, read_card, train_iterator
 from chexmix_jax.errors import UserError
+from chexmix_jax.models import flops
 from chexmix_jax.models.transformer import Params, TransformerConfig
+from chexmix_jax.parallel.hardware import chip_of
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
@@ -76,7 +78,7 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
       config, model=dataclasses.replace(config.model, vocab_size=vocabulary.size)
   )
   mesh = make_mesh(config.mesh)
-  _check_batch(config, mesh)
+  check_batch(config, mesh)
   optimizer = make_optimizer(config.optimizer, config.steps)
   with (
       jax.set_mesh(mesh),
@@ -105,7 +107,8 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
         _run(config, state, step_fn, iterator, checkpoints, log, mesh)
 
 
-def _check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
+def check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
+  """UserError where the rows of a step cannot be shared out evenly."""
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulation
   if config.data.batch_size % rows or config.data.batch_size % jax.process_count():
     raise UserError(
@@ -147,22 +150,32 @@ def _first_state(config, optimizer, abstract, mesh, params) -> TrainState:
 
 def _run(config, state, step_fn, iterator, checkpoints, log, mesh) -> None:
   sharding = named_sharding(mesh, ("batch", None))
-  summary = functools.partial(_summary, config)
+  summary = functools.partial(_summary, config, mesh)
   window = MetricsWindow(log, config.log_every, summary)
   for step in range(int(state.step) + 1, config.steps + 1):
     local = next(iterator)
     batch = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
     state, metrics = step_fn(state, batch)
-    window.add(step, metrics)
+    context = flops.packed_context(local["positions"], local["segment_ids"])
+    window.add(step, {**metrics, "context": context})
     if step % config.checkpoint_every == 0 or step == config.steps:
       window.drain()
       checkpoints.save(state, iterator)
 
 
-def _summary(config: TrainConfig, step: int, rows: list[Row], seconds: float) -> Row:
+def _summary(
+    config: TrainConfig, mesh: jax.sharding.Mesh, step: int, rows: list[Row], seconds: float
+) -> Row:
+  """A line of metrics.jsonl; see docs/training.md.
+
+  `mfu` is the share of the devices' peak in bfloat16, whatever the model's dtype, that documents
+  have use of: (6·N + 6·L·H·K·S) · tokens a second and device / peak. N are the parameters that
+  multiply a token (not the embedding), S is the length of its document, as none sees another; and
+  padding is no token. Where the table of hardware does not have the device, there is none.
+  """
   total = {name: sum(row[name] for row in rows) for name in rows[0]}
   tokens = total["tokens"] / len(rows)
-  return {
+  line = {
       "loss": total["loss_sum"] / max(total["weight"], 1.0),
       "image_nll": total["image_nll"] / max(total["image_tokens"], 1.0),
       "text_nll": total["text_nll"] / max(total["text_tokens"], 1.0),
@@ -171,4 +184,10 @@ def _summary(config: TrainConfig, step: int, rows: list[Row], seconds: float) ->
       "fill": tokens / (config.data.batch_size * config.data.context),
       "step_seconds": seconds,
       "tokens_per_second": tokens / seconds,
+      "tokens_per_second_per_device": tokens / seconds / mesh.size,
   }
+  chip = chip_of(mesh.devices.flat[0].device_kind)
+  if chip is not None:
+    rate = line["tokens_per_second_per_device"]
+    line["mfu"] = flops.utilization(config.model, total["context"] / len(rows), rate, chip)
+  return line

@@ -19,8 +19,10 @@ from chexmix_jax import config as config_lib
 from chexmix_jax.data.masking import MaskingConfig, ModalityMaskConfig
 from chexmix_jax.data.pipeline import DataConfig
 from chexmix_jax.errors import UserError
+from chexmix_jax.models import flops
 from chexmix_jax.models.transformer import TransformerConfig
-from chexmix_jax.parallel.mesh import MeshConfig
+from chexmix_jax.parallel.hardware import CHIPS
+from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.training import loop
 from chexmix_jax.training.checkpoint import read_job, saved_steps
 from chexmix_jax.training.loop import TrainConfig, train
@@ -86,7 +88,7 @@ def assert_same_end(run_dir, expected):
       assert a.dtype == b.dtype and a.tobytes() == b.tobytes(), (item, path)
   position = f"checkpoints/{step}/data/metadata"
   assert (run_dir / position).read_bytes() == (expected / position).read_bytes()
-  timing = ("step_seconds", "tokens_per_second")
+  timing = ("step_seconds", "tokens_per_second", "tokens_per_second_per_device")
   ours, theirs = (
       [{k: v for k, v in line.items() if k not in timing} for line in read_lines(folder)]
       for folder in (run_dir, expected)
@@ -114,8 +116,10 @@ def test_a_run_learns_and_writes_its_job_lines_and_checkpoints(config, whole_run
   for line in lines:
     assert set(line) == {
         "step", "loss", "image_nll", "text_nll", "grad_norm", "learning_rate", "fill",
-        "step_seconds", "tokens_per_second",
+        "step_seconds", "tokens_per_second", "tokens_per_second_per_device",
     }  # fmt: skip
+    per_device = line["tokens_per_second_per_device"]
+    assert per_device * jax.device_count() == pytest.approx(line["tokens_per_second"])
     assert 0.3 < line["fill"] <= 1
     assert min(line["image_nll"], line["text_nll"]) <= line["loss"] + 0.5
   assert lines[0]["learning_rate"] == pytest.approx(0.5e-2)  # Half of the warm-up is done.
@@ -125,6 +129,18 @@ def test_a_run_learns_and_writes_its_job_lines_and_checkpoints(config, whole_run
   expected = dataclasses.replace(config.model, vocab_size=vocabulary["size"])
   assert config_lib.build(TransformerConfig, job["train"]["model"]) == expected
   assert list((whole_run / "tensorboard").glob("events*"))
+
+
+def test_a_line_has_the_share_of_the_peak_where_the_device_is_known(config, monkeypatch):
+  model = TransformerConfig(vocab_size=64)
+  config = dataclasses.replace(config, model=model)
+  monkeypatch.setattr(loop, "chip_of", lambda kind: CHIPS["v5e"])
+  sums = dict.fromkeys(("loss_sum", "weight", "image_nll", "image_tokens", "text_nll",
+                        "text_tokens", "grad_norm"), 1.0)  # fmt: skip
+  rows = [{**sums, "tokens": 40.0, "context": 10.0}, {**sums, "tokens": 60.0, "context": 30.0}]
+  line = loop._summary(config, make_mesh(), 2, rows, 0.5)
+  operations = 50 * flops.train_flops_per_token(model, 20)
+  assert line["mfu"] == pytest.approx(operations / 0.5 / jax.device_count() / 197e12)
 
 
 def test_a_finished_run_is_left_as_it_is(config, whole_run):
