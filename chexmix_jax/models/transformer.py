@@ -380,8 +380,8 @@ class Transformer:
   def _embed(self, tokens_BT):
     # Gathered over fsdp first, as every kernel is: a lookup in a table that is split along the
     # width would have to be sharded anew.
-    table_VD = constrain(self._ends.embed.embedding[...], ("vocab", None))
-    x_BTD = table_VD.astype(jnp.dtype(self.config.dtype))[tokens_BT]
+    table_VD = self._ends.embed.embedding[...].astype(jnp.dtype(self.config.dtype))
+    x_BTD = constrain(table_VD, ("vocab", None))[tokens_BT]
     return constrain(x_BTD, ("batch", None, None))
 
   def _logits(self, x_BTD):

@@ -29,7 +29,11 @@ def weighted_nll(
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return _weighted_nll((), (), (), hidden_BTD, kernel_DV, bias_V, targets_BT, weights_BT)
-  batch, embed, vocab = RULES["batch"], RULES["embed"], RULES["vocab"]
+  # Without those of one device: the TPU compiler does not drop a sum over them.
+  batch, embed, vocab = (
+      tuple(axis for axis in RULES[name] if mesh.shape[axis] > 1)
+      for name in ("batch", "embed", "vocab")
+  )
   hidden, rows = partition_spec(("batch", None, None)), partition_spec(("batch", None))
   return jax.shard_map(
       functools.partial(_weighted_nll, batch, embed, vocab),
