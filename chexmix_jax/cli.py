@@ -22,7 +22,7 @@ from chexmix_jax.errors import UserError
 
 ENTRY_POINTS = (
     "quickstart", "prepare", "train_image_tokenizer", "train_text_tokenizer", "tokenize", "train",
-    "evaluate", "predict", "convert", "bench",
+    "plan", "evaluate", "predict", "convert", "bench",
 )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Softmax attention, causal within segments or over a cache, on whatever suits the device best."""
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -45,17 +46,16 @@ def causal_attention(
 ) -> jax.Array:
   """Attention of each token to itself and to what precedes it in its own segment: (B, T, H, K).
 
-  Segments are runs of one id, so a row may end in padding of id 0, which sees padding alone; without
-  ids a row is one segment. `backend` is one of choose_backend, or "auto" for its choice.
+  Segments are runs of one id, so a row may end in padding of id 0, which sees padding alone.
+  Without ids a row is one segment. `backend` "auto" is what choose_backend says.
   """
   if backend == "auto":
     backend = choose_backend(q_BTHK.dtype, q_BTHK.shape[-1], segment_ids_BT is not None)
   if backend == "xla":
     return _by_blocks(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+  kernel: Callable[..., jax.Array] = fused_attention.cudnn
   if backend == "splash":
     kernel = functools.partial(fused_attention.splash, interpret=platform() != "tpu")
-  else:
-    kernel = fused_attention.cudnn
   return _on_every_device(kernel, q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
 
 

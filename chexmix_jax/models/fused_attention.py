@@ -85,7 +85,7 @@ def _runs(ids_BT, number: int):
 
   The last start of all is left empty, as cuDNN has it: a row ends where its last run does.
   """
-  rows, length = ids_BT.shape
+  length = ids_BT.shape[1]
   is_start_BT = jnp.diff(ids_BT, axis=1, prepend=ids_BT[:, :1] - 1) != 0
   count_B = is_start_BT.sum(axis=1)
   find = jax.vmap(lambda row: jnp.nonzero(row, size=number + 1, fill_value=length)[0])

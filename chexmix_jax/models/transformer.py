@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.attention import Backend, attention, causal_attention
 from chexmix_jax.models.dot import dot_general
+from chexmix_jax.models.dropout import dropout
 from chexmix_jax.parallel.devices import platform
 from chexmix_jax.parallel.sharding import constrain
 
@@ -102,12 +103,6 @@ def rotate(x_BTHK: jax.Array, positions_BT: jax.Array, rotary_dim: int, base: fl
   first, second, rest = jnp.split(x_BTHK, [rotary_dim // 2, rotary_dim], axis=-1)
   rotated = [first * cos - second * sin, second * cos + first * sin]
   return jnp.concatenate([*(r.astype(x_BTHK.dtype) for r in rotated), rest], axis=-1)
-
-
-def _dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-  if key is None or rate == 0.0:
-    return x
-  return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0)
 
 
 class LayerCache(NamedTuple):
@@ -198,7 +193,7 @@ class Block(nnx.Module):
     normed_BTD = self.norm(x_BTD)
     attn_BTD, kv = self.attn(normed_BTD, positions_BT, segment_ids_BT, cache)
     mlp_BTD = self.mlp(normed_BTD)
-    x_BTD = x_BTD + _dropout(attn_BTD, self.rate, keys[0]) + _dropout(mlp_BTD, self.rate, keys[1])
+    x_BTD = x_BTD + dropout(attn_BTD, self.rate, keys[0]) + dropout(mlp_BTD, self.rate, keys[1])
     return constrain(x_BTD, ("batch", None, None)), kv
 
 

@@ -22,6 +22,19 @@ class MeshConfig:
   tensor: int = 1
 
 
+def mesh_sizes(config: MeshConfig, count: int) -> tuple[int, int, int]:
+  """Devices along each axis, of `count` there are; UserError where they do not fit."""
+  sizes = [config.data, config.fsdp, config.tensor]
+  asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
+  if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+    raise UserError(f"mesh {asked}: give positive sizes, -1 on at most one axis.")
+  fixed = math.prod(size for size in sizes if size != -1)
+  if fixed > count or (-1 in sizes and count % fixed):
+    raise UserError(f"mesh {asked} does not fit {count} device(s); change the config's mesh.")
+  data, fsdp, tensor = (count // fixed if size == -1 else size for size in sizes)
+  return data, fsdp, tensor
+
+
 def make_mesh(
     config: MeshConfig = MeshConfig(), devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
@@ -32,23 +45,16 @@ def make_mesh(
   parameters: the data axis goes over slices first. Raises UserError where the sizes do not fit.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = [config.data, config.fsdp, config.tensor]
-  count = len(devices)
-  asked = " x ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-  if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-    raise UserError(f"mesh {asked}: give positive sizes, -1 on at most one axis.")
-  fixed = math.prod(size for size in sizes if size != -1)
-  if fixed > count or (-1 in sizes and count % fixed):
-    raise UserError(f"mesh {asked} does not fit {count} device(s); change the config's mesh.")
-  sizes = [count // fixed if size == -1 else size for size in sizes]
+  sizes = mesh_sizes(config, len(devices))
   devices = devices[: math.prod(sizes)]
   types = (jax.sharding.AxisType.Auto,) * len(AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
   if sizes[0] % slices:
     raise UserError(
-        f"mesh {asked}: data must be a multiple of the {slices} slices; fsdp and tensor stay in one."
+        f"mesh data={sizes[0]} must be a multiple of the {slices} slices; fsdp and tensor stay in"
+        " one slice."
     )
   inner = (sizes[0] // slices, *sizes[1:])
   grid = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1), devices)

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from chexmix_jax.errors import UserError
 
@@ -60,7 +60,7 @@ def partition_spec(axes: Axes) -> PartitionSpec:
   return PartitionSpec(*(RULES[name] if name else None for name in axes))
 
 
-def named_sharding(mesh: Mesh, axes: Axes) -> NamedSharding:
+def named_sharding(mesh: Mesh | AbstractMesh, axes: Axes) -> NamedSharding:
   """Sharding over `mesh` of an array whose axes carry these logical names."""
   return NamedSharding(mesh, partition_spec(axes))
 
@@ -73,7 +73,9 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, partition_spec(axes))
 
 
-def param_shardings(mesh: Mesh, abstract_params: dict[str, Any]) -> dict[str, Any]:
+def param_shardings(
+    mesh: Mesh | AbstractMesh, abstract_params: dict[str, Any]
+) -> dict[str, Any]:
   """NamedSharding of every parameter; UserError names one that is unknown or cannot be divided."""
 
   def sharding(path, leaf):

@@ -23,9 +23,9 @@ _BYTES = {
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _FREE = {
-    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional", "call",
-    "iota", "partition-id", "replica-id", "after-all", "optimization-barrier", "custom-call-done",
-    "copy-done", "async-done", "all-gather-done", "all-reduce-done", "collective-permute-done",
+    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional",
+    "call", "iota", "partition-id", "replica-id", "after-all", "optimization-barrier",
+    "custom-call-done", "copy-done", "async-done", "all-gather-done", "all-reduce-done", "collective-permute-done",
     "slice-done", "async-update",
 }  # fmt: skip
 _SLICES = {"dynamic-slice", "slice", "gather"}
@@ -41,7 +41,8 @@ class Collective:
     kind: one of COLLECTIVES; an all-reduce of which each device keeps a part is a reduce-scatter.
     group: numbers of the devices of one group, in the order of the mesh.
     count: how often it runs.
-    bytes: what a device sends in all, by a ring: (n-1)/n of the larger side, of an all-reduce twice.
+    bytes: what a device sends in all, in a ring: (n-1)/n of the larger side, of an all-reduce
+      twice that.
   """
 
   kind: str
@@ -217,26 +218,44 @@ class _Reader:
     if one.op != "fusion":
       reads = sum(_size(body[name].shape) for name in one.operands if name in body)
       return _size(one.shape) + reads
-    inner = self._computations[_called(one, "calls")]
+    name = _called(one, "calls")
+    moved = sum(
+        min(self._read(name, number), _size(body[operand].shape))
+        for number, operand in enumerate(one.operands)
+    )
+    # What is updated in place is neither read nor written as a whole.
+    written = _size(one.shape)
+    for update in self._computations[name].values():
+      if update.op == "dynamic-update-slice":
+        written += _size(self._computations[name][update.operands[1]].shape) - _size(update.shape)
+    return moved + max(written, 0.0)
+
+  def _read(self, name: str, number: int) -> float:
+    """Bytes that a fused computation reads of its parameter."""
+    inner = self._computations[name]
     users = collections.defaultdict(list)
     for user in inner.values():
-      for name in user.operands:
-        users[name].append(user)
-    moved = 0.0
-    for parameter in (each for each in inner.values() if each.op == "parameter"):
-      whole = _size(body[one.operands[int(parameter.literal)]].shape)
-      by = _through_bitcasts(parameter.name, users)
-      if by and all(user.op in _SLICES for user in by):
-        moved += min(whole, sum(_size(user.shape) for user in by))
-      elif by and all(user.op == "dynamic-update-slice" for user in by):
-        moved += 0.0  # Written in place.
-      else:
-        moved += whole
-    updates = [one_inner for one_inner in inner.values() if one_inner.op == "dynamic-update-slice"]
-    written = _size(one.shape)
-    for update in updates:
-      written += _size(inner[update.operands[1]].shape) - _size(update.shape)
-    return moved + max(written, 0.0)
+      for position, operand in enumerate(user.operands):
+        users[operand].append((position, user))
+
+    def read(value: str) -> float:
+      whole, moved = _size(inner[value].shape), 0.0
+      for position, user in users[value]:
+        if user.op == "bitcast":
+          moved += read(user.name)
+        elif user.op in _SLICES:
+          moved += _size(user.shape)
+        elif user.op == "fusion":
+          moved += self._read(_called(user, "calls"), position)
+        elif user.op != "dynamic-update-slice" or position > 0:
+          moved += whole
+      return min(moved, whole)
+
+    return next(
+        read(each.name)
+        for each in inner.values()
+        if each.op == "parameter" and int(each.literal) == number
+    )
 
   def _add_collective(self, collectives, kind, one, body) -> None:
     group = self._group(one.attributes)
@@ -304,13 +323,6 @@ def _called(one: _Instruction, attribute: str) -> str:
 def _braces(text: str, before: str) -> str:
   found = re.search(re.escape(before) + r"\{([^}]*)\}", text)
   return found[1] if found else ""
-
-
-def _through_bitcasts(name: str, users: dict[str, list[_Instruction]]) -> list[_Instruction]:
-  found: list[_Instruction] = []
-  for user in users[name]:
-    found += _through_bitcasts(user.name, users) if user.op == "bitcast" else [user]
-  return found
 
 
 def _convolution_flops(one: _Instruction, operands: Sequence[str]) -> float:

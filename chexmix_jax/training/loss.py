@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from chexmix_jax.parallel.sharding import RULES, partition_spec
 
-_CHUNK_LOGITS = 1 << 26  # Numbers of a chunk on a device: 256 MiB in float32.
+CHUNK_LOGITS = 1 << 26  # Numbers of a chunk on a device: 256 MiB in float32.
 
 
 def weighted_nll(
@@ -133,6 +133,6 @@ def _run(
 
 
 def _chunks(tokens: int, width: int) -> int:
-  """The fewest equal chunks of `tokens` whose logits are no more than _CHUNK_LOGITS."""
-  least = min(-(-tokens * width // _CHUNK_LOGITS), tokens)
+  """The fewest equal chunks of `tokens` whose logits are no more than CHUNK_LOGITS."""
+  least = min(-(-tokens * width // CHUNK_LOGITS), tokens)
   return next(number for number in range(least, tokens + 1) if tokens % number == 0)

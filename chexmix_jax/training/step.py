@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig, init_params
 from chexmix_jax.parallel.sharding import named_sharding, param_shardings, parameter_name
@@ -105,7 +105,9 @@ def train_step(
 
 
 def abstract_state(
-    config: TransformerConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: TransformerConfig,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
 ) -> TrainState:
   """Shapes, dtypes and shardings of the whole training state."""
   replicated = NamedSharding(mesh, PartitionSpec())
@@ -139,6 +141,16 @@ def abstract_state(
       jax.tree_util.tree_map_with_path(like_its_parameter, shapes.opt_state),
       sharded(shapes.key, replicated),
   )
+
+
+def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes, dtypes and shardings of a batch, see cross_entropy_sums."""
+  sharding = named_sharding(mesh, ("batch", None))
+  types = dict.fromkeys(("inputs", "targets", "positions", "segment_ids"), jnp.int32)
+  return {
+      name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
+      for name, dtype in {**types, "weights": jnp.float32}.items()
+  }
 
 
 def init_state(

@@ -36,7 +36,7 @@ def value_and_gradients(function, arrays):
 
 @pytest.mark.parametrize("chunk", [1 << 26, 24 * V, 1])
 def test_chunks_give_what_full_logits_give(chunk, monkeypatch):
-  monkeypatch.setattr(loss_lib, "_CHUNK_LOGITS", chunk)
+  monkeypatch.setattr(loss_lib, "CHUNK_LOGITS", chunk)
   arrays = draw()
   ours, theirs = (value_and_gradients(f, arrays) for f in (weighted_nll, plain))
   for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -47,7 +47,7 @@ def test_chunks_give_what_full_logits_give(chunk, monkeypatch):
 @pytest.mark.skipif(jax.device_count() < 8, reason="wants 8 devices, see launch/test.sh")
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 1, 8), (1, 4, 2)])
 def test_a_mesh_gives_what_one_device_gives(sizes, monkeypatch):
-  monkeypatch.setattr(loss_lib, "_CHUNK_LOGITS", 12 * V)
+  monkeypatch.setattr(loss_lib, "CHUNK_LOGITS", 12 * V)
   arrays = draw()
   theirs = value_and_gradients(plain, arrays)
   with jax.set_mesh(make_mesh(MeshConfig(*sizes))):
