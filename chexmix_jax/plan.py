@@ -34,8 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     if getattr(args, name) < 1:
       raise UserError(f"--{name}={getattr(args, name)} must be 1 or more.")
   if args.topology != "local":
-    # Else libtpu would look for a TPU here.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # libtpu need not look for a TPU here, nor keep others from planning beside.
+    ours = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    for name, value in ours.items():
+      os.environ.setdefault(name, value)
   # jax reads the environment when it is imported.
   from chexmix_jax.planning import generation, target, training
   from chexmix_jax.tokenizers.vocabulary import Vocabulary

@@ -117,7 +117,7 @@ def compile_generation(
 def _compile(mesh: jax.sharding.Mesh, lower: Callable[[], Any]) -> Compiled:
   start = time.perf_counter()
   devices = list(mesh.devices.flat)
-  with jax.set_mesh(mesh), _quickly():
+  with jax.set_mesh(mesh), _settings():
     try:
       compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -140,11 +140,14 @@ def _compile(mesh: jax.sharding.Mesh, lower: Callable[[], Any]) -> Compiled:
 
 
 @contextlib.contextmanager
-def _quickly():
-  name = "jax_exec_time_optimization_effort"
-  before = getattr(jax.config, name)
-  jax.config.update(name, _EFFORT)
+def _settings():
+  """Little effort, and no cache on disk: what is compiled for others cannot be read back."""
+  ours = {"jax_exec_time_optimization_effort": _EFFORT, "jax_enable_compilation_cache": False}
+  before = {name: getattr(jax.config, name) for name in ours}
+  for name, value in ours.items():
+    jax.config.update(name, value)
   try:
     yield
   finally:
-    jax.config.update(name, before)
+    for name, value in before.items():
+      jax.config.update(name, value)

@@ -25,8 +25,8 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _FREE = {
     "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "conditional",
     "call", "iota", "partition-id", "replica-id", "after-all", "optimization-barrier",
-    "custom-call-done", "copy-done", "async-done", "all-gather-done", "all-reduce-done", "collective-permute-done",
-    "slice-done", "async-update",
+    "custom-call-done", "copy-done", "async-done", "all-gather-done", "all-reduce-done",
+    "collective-permute-done", "slice-done", "async-update",
 }  # fmt: skip
 _SLICES = {"dynamic-slice", "slice", "gather"}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")

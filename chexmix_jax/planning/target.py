@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.util
 from typing import Any
 
 import jax
@@ -72,7 +73,7 @@ def _devices(name: str, slices: int) -> tuple[Any, ...]:
   try:
     return tuple(topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices)
   except Exception as error:  # jax raises several kinds, of which one is private.
-    if "libtpu" in str(error) or "PJRT" in str(error):
+    if importlib.util.find_spec("libtpu") is None:
       raise UserError(
           "The TPU compiler is not installed; pip install 'chexmix-jax[plan]', then start again."
       ) from error

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig, init_params
+from chexmix_jax.parallel.devices import STEP_OPTIONS
 from chexmix_jax.parallel.sharding import named_sharding, param_shardings, parameter_name
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 from chexmix_jax.training.loss import weighted_nll
@@ -186,4 +187,5 @@ def jit_train_step(
       in_shardings=(shardings, named_sharding(mesh, ("batch", None))),
       out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
       donate_argnums=0,
+      compiler_options=STEP_OPTIONS[mesh.devices.flat[0].platform],
   )
