@@ -14,6 +14,12 @@ from chexmix_jax import cli
 from chexmix_jax import config as config_lib
 from chexmix_jax.errors import UserError
 
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}  # fmt: skip
+"""With these libtpu only compiles: it looks for no TPU here, and lets others do so beside it."""
+
 _GIB = 2**30
 
 
@@ -34,9 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if getattr(args, name) < 1:
       raise UserError(f"--{name}={getattr(args, name)} must be 1 or more.")
   if args.topology != "local":
-    # libtpu need not look for a TPU here, nor keep others from planning beside.
-    ours = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    for name, value in ours.items():
+    for name, value in ENVIRONMENT.items():
       os.environ.setdefault(name, value)
   # jax reads the environment when it is imported.
   from chexmix_jax.planning import generation, target, training

@@ -171,7 +171,7 @@ class TorchStepper:
             model_config, attn_implementation="sdpa", dtype=torch.float32
         )
       model.train()
-      if config.model.remat:
+      if config.model.remat != "none":
         model.activation_checkpointing_enable()
       self._model = torch.compile(model) if self._is_gpu else model
       settings = config.optimizer

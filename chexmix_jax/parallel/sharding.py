@@ -50,6 +50,38 @@ PARAM_AXES: dict[str, Axes] = {
 }
 
 
+def check_rules(mesh: Mesh | AbstractMesh) -> None:
+  """UserError where RULES or PARAM_AXES cannot hold on a mesh, naming the parameter or the axis.
+
+  A mesh axis may share out one axis of an array only, and must be one of the mesh.
+  """
+  for name, mesh_axes in RULES.items():
+    for axis in mesh_axes:
+      if axis not in mesh.shape:
+        raise UserError(f"RULES maps {name!r} to {axis!r}, which the mesh lacks; mend {__name__}.")
+  for name, axes in PARAM_AXES.items():
+    used = [axis for logical in axes if logical for axis in RULES[logical]]
+    for axis in used:
+      if used.count(axis) > 1:
+        raise UserError(
+            f"RULES shares out two axes of parameter {name} over the mesh axis {axis!r}; mend"
+            f" {__name__}."
+        )
+
+
+def check_sharded(mesh: Mesh, params: dict[str, Any]) -> None:
+  """UserError that names a parameter of which a device holds more than PARAM_AXES says."""
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  wanted = jax.tree.leaves(param_shardings(mesh, params))
+  for (path, leaf), sharding in zip(leaves, wanted, strict=True):
+    held = leaf.sharding.shard_shape(leaf.shape)
+    if held != sharding.shard_shape(leaf.shape):
+      raise UserError(
+          f"A device holds {held} of parameter {parameter_name(path)} {leaf.shape}, and should hold"
+          f" {sharding.shard_shape(leaf.shape)}; this is a fault of the program, please report it."
+      )
+
+
 def parameter_name(path: Any) -> str:
   """The keys of the dicts along a tree's path, joined by dots, as PARAM_AXES names parameters."""
   return ".".join(str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey))
@@ -77,6 +109,7 @@ def param_shardings(
     mesh: Mesh | AbstractMesh, abstract_params: dict[str, Any]
 ) -> dict[str, Any]:
   """NamedSharding of every parameter; UserError names one that is unknown or cannot be divided."""
+  check_rules(mesh)
 
   def sharding(path, leaf):
     name = parameter_name(path)

@@ -6,10 +6,12 @@ Bytes of a device, of L layers, width D, MLP F, and n tokens of a micro-batch on
     gradients  float32, as the parameters; twice with accumulation
     kept       n·L·(what remat keeps of a layer), in the type of the computation
     working    one layer's activations and gradients, 12·D + 4·F a token; two layers' kernels
-    output     the kernel of the output layer and its float32 gradient, and a chunk of logits
+    output     the kernel of the output layer, its gradient three times in float32, and a chunk of
+               logits; on several devices the embeddings and their gradient beside
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -21,7 +23,7 @@ from chexmix_jax.parallel.mesh import AXES
 from chexmix_jax.planning.roofline import Roofline
 from chexmix_jax.training.loop import TrainConfig
 from chexmix_jax.training.loss import CHUNK_LOGITS
-from chexmix_jax.training.optimizer import make_optimizer
+from chexmix_jax.training.optimizer import OptimizerConfig, make_optimizer
 from chexmix_jax.training.step import abstract_state
 
 
@@ -40,8 +42,17 @@ class Memory:
 
 def state_bytes(config: TrainConfig, sizes: tuple[int, int, int]) -> tuple[float, float]:
   """Parameters, and the rest of the training state, of one device, exactly."""
+  # How it is computed changes nothing, and it takes a second to trace.
+  model = dataclasses.replace(config.model, remat="none", scan_layers=True)
+  return _state_bytes(model, config.optimizer, sizes)
+
+
+@functools.cache
+def _state_bytes(
+    model: TransformerConfig, optimizer: OptimizerConfig, sizes: tuple[int, int, int]
+) -> tuple[float, float]:
   mesh = jax.sharding.AbstractMesh(sizes, AXES)
-  state = abstract_state(config.model, make_optimizer(config.optimizer, config.steps), mesh)
+  state = abstract_state(model, make_optimizer(optimizer, steps=1), mesh)
 
   def size(leaf):
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -52,7 +63,7 @@ def state_bytes(config: TrainConfig, sizes: tuple[int, int, int]) -> tuple[float
 
 def estimate_memory(config: TrainConfig, sizes: tuple[int, int, int]) -> Memory:
   """Of a training step on a mesh of data x fsdp x tensor devices."""
-  model, (_, fsdp, tensor) = config.model, sizes
+  model, (data, fsdp, tensor) = config.model, sizes
   parameters, optimizer = state_bytes(config, sizes)
   tokens = tokens_of_a_device(config, sizes)
   item = 2 if model.dtype == "bfloat16" else 4
@@ -64,8 +75,10 @@ def estimate_memory(config: TrainConfig, sizes: tuple[int, int, int]) -> Memory:
     working += 2 * layer * item / tensor
   head = model.width * model.vocab_size / tensor
   chunk = min(CHUNK_LOGITS, tokens * model.vocab_size / tensor)
-  output = head * (item + 4) + chunk * (4 + item)
-  return Memory(parameters, optimizer, gradients + kept + max(working, output))
+  # The gradients of both tables come whole before they are shared out.
+  output = head * (item + 12) + chunk * (4 + item)
+  tables = 2 * head * item if fsdp > 1 or data > 1 else 0
+  return Memory(parameters, optimizer, gradients + kept + tables + max(working, output))
 
 
 def estimate_time(config: TrainConfig, sizes: tuple[int, int, int], chip: Chip) -> Roofline:

@@ -80,11 +80,11 @@ def test_a_config_gives_model_mesh_and_batch_and_a_trace_is_written(config_file,
   trace = tmp_path / "trace"
   bench.main([
       "train", "--steps=1", f"--trace={trace}", config_file(accumulation=2),
-      "--config.data.batch_size=8", "--config.model.remat=true", "--config.mesh.tensor=2",
+      "--config.data.batch_size=8", "--config.model.remat=full", "--config.mesh.tensor=2",
   ])  # fmt: skip
   lines = capsys.readouterr().out.splitlines()
   assert lines[0].startswith("2 layers, width 32, 2 heads, batch 8, sequence 64, vocabulary 128")
-  assert "remat=True" in lines[1] and "accumulation=2" in lines[1]
+  assert "remat=full" in lines[1] and "accumulation=2" in lines[1]
   assert lines[2].startswith("8 x cpu")
   assert f"xprof --logdir={trace}" in lines[-1]
   assert list(trace.rglob("*.xplane.pb")) and list(trace.rglob("perfetto_trace.json.gz"))

@@ -197,5 +197,5 @@ def test_a_kernel_that_lets_documents_leak_is_refused(monkeypatch):
   monkeypatch.setattr(
       fused_attention, "splash", lambda q, k, v, ids, interpret: splash(q, k, v, None, interpret)
   )
-  with pytest.raises(UserError, match="splash attention is wrong on this cpu .*attention=xla"):
+  with pytest.raises(UserError, match=r"splash attention is wrong on this cpu .*attention=xla"):
     check_backend(jnp.float32, 2, 80)

@@ -5,8 +5,9 @@ import pytest
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import TransformerConfig, abstract_params
+from chexmix_jax.parallel import sharding as sharding_lib
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
-from chexmix_jax.parallel.sharding import param_shardings
+from chexmix_jax.parallel.sharding import check_sharded, param_shardings
 
 
 def test_every_parameter_of_the_published_model_is_in_the_table():
@@ -48,3 +49,28 @@ def test_an_unknown_parameter_is_named():
 def test_a_mesh_that_does_not_fit_is_refused(sizes):
   with pytest.raises(UserError, match="mesh"):
     make_mesh(MeshConfig(*sizes))
+
+
+def test_two_axes_of_a_parameter_on_one_mesh_axis_are_refused(monkeypatch):
+  monkeypatch.setitem(sharding_lib.RULES, "mlp", ("fsdp",))
+  with pytest.raises(UserError, match=r"two axes of parameter layers\.mlp\.up.*'fsdp'"):
+    param_shardings(make_mesh(), abstract_params(TransformerConfig()))
+
+
+def test_a_rule_for_an_axis_that_the_mesh_lacks_is_refused(monkeypatch):
+  monkeypatch.setitem(sharding_lib.RULES, "mlp", ("expert",))
+  with pytest.raises(UserError, match="'mlp' to 'expert', which the mesh lacks"):
+    param_shardings(make_mesh(), abstract_params(TransformerConfig()))
+
+
+def test_a_parameter_that_is_not_shared_out_is_named():
+  if jax.device_count() < 8:
+    pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
+  mesh = make_mesh(MeshConfig(1, 8, 1))
+  whole = jax.device_put(
+      {"lm_head": {"kernel": jax.numpy.ones((16, 8))}},
+      jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+  )
+  with pytest.raises(UserError, match=r"holds \(16, 8\) of parameter lm_head\.kernel.*\(2, 8\)"):
+    check_sharded(mesh, whole)
+  check_sharded(mesh, jax.device_put(whole, param_shardings(mesh, whole)))

@@ -8,12 +8,12 @@ import pytest
 from chexmix_jax.data.pipeline import DataConfig
 from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.parallel.mesh import MeshConfig
+from chexmix_jax.plan import ENVIRONMENT
 from chexmix_jax.planning.compile import compile_step
 from chexmix_jax.planning.target import find_target
 from chexmix_jax.training.loop import TrainConfig
 
-# As chexmix_jax.plan sets them.
-os.environ["TPU_SKIP_MDS_QUERY"] = os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+os.environ.update(ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")

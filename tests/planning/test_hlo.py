@@ -14,9 +14,9 @@ from chexmix_jax.planning import hlo
 from chexmix_jax.planning.compile import compile_step
 
 
-def compiled(tpus, function, *arrays, mesh_config=MeshConfig(1, 4, 1)):
+def compiled(tpus, function, *arrays, sizes=(1, 4, 1)):
   """A program for four TPUs; arrays are (shape, axes) in float32."""
-  mesh = make_mesh(mesh_config, tpus.devices)
+  mesh = make_mesh(MeshConfig(*sizes), tpus.devices)
   arguments = [
       jax.ShapeDtypeStruct(shape, jnp.float32, sharding=named_sharding(mesh, axes))
       for shape, axes in arrays
@@ -96,7 +96,7 @@ def test_a_collective_sends_what_a_ring_sends(tpus, axes_in, axes_out, kind, sen
 def test_a_sum_over_devices_is_sent_twice(tpus):
   mesh = make_mesh(MeshConfig(2, 2, 1), tpus.devices)
   program = compiled(tpus, lambda x: x.sum(axis=0), ((8, 4096), ("embed", None)),
-                     mesh_config=MeshConfig(2, 2, 1))  # fmt: skip
+                     sizes=(2, 2, 1))  # fmt: skip
   (one,) = hlo.totals(program.as_text(), mesh.size).collectives
   assert one.kind == "all-reduce" and len(one.group) == 2
   assert one.bytes == 2 * 1 / 2 * 4 * 4096

@@ -71,7 +71,7 @@ def test_bfloat16_keeps_the_sum_and_the_parameters_gradients_in_float32():
 def test_the_logits_of_all_tokens_are_never_in_memory():
   shapes = [(4, 2048, 64), (64, 60_000), (60_000,)]
   abstract = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
-  abstract += [jax.ShapeDtypeStruct((4, 2048), np.int32), jax.ShapeDtypeStruct((4, 2048), np.float32)]
+  abstract += [jax.ShapeDtypeStruct((4, 2048), dtype) for dtype in (np.int32, np.float32)]
   gradient = jax.jit(jax.grad(weighted_nll, (0, 1, 2), has_aux=True))
   temporary = gradient.lower(*abstract).compile().memory_analysis().temp_size_in_bytes
   logits = 4 * 4 * 2048 * 60_000
