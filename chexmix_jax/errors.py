@@ -18,3 +18,16 @@ class BadRow(UserError):
   def __init__(self, kind: str, sentence: str):
     super().__init__(sentence)
     self.kind = kind
+
+
+class Stopped(Exception):
+  """A run that SIGTERM ended in good order, said in one sentence."""
+
+
+def exit_status(error: BaseException) -> int:
+  """What a program ends with that `error` ended; as a shell has it for signals."""
+  if isinstance(error, UserError):
+    return 2
+  if isinstance(error, Stopped):
+    return 143
+  return 130 if isinstance(error, KeyboardInterrupt) else 1
