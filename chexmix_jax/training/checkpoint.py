@@ -7,14 +7,13 @@
     RUN/checkpoints/STEP/window  metrics of the steps since the last line of the log
 """
 
-import contextlib
 import gc
 import itertools
 import json
 import pathlib
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import grain
@@ -176,29 +175,23 @@ def _read_newest(
 
 def _try(read: Callable[[pathlib.Path], T], folder: pathlib.Path) -> tuple[T | None, str]:
   """What `read` gives, or None and why it cannot."""
+  hook = sys.unraisablehook
+
+  def quiet(unraisable: "sys.UnraisableHookArgs") -> None:
+    is_other_read = isinstance(unraisable.object, types.CoroutineType)
+    if not is_other_read and str(unraisable.exc_value) != "Event loop is closed":
+      hook(unraisable)
+
+  # When one of Orbax's many reads has failed, the others say so too, later and on pages.
+  sys.unraisablehook = quiet
   try:
-    with _quiet_coroutines():
-      return read(folder), ""
+    found = read(folder)
   except (UserError, MemoryError, jax.errors.JaxRuntimeError):
     raise
   except Exception as error:  # Orbax raises no narrower class for damaged arrays.
     return None, f"{type(error).__name__}: {str(error)[:200].splitlines()[0]}"
-
-
-@contextlib.contextmanager
-def _quiet_coroutines() -> Iterator[None]:
-  """Drops what Orbax's other reads say when one has failed, pages of it."""
-  hook = sys.unraisablehook
-
-  def quiet(unraisable: "sys.UnraisableHookArgs") -> None:
-    if not isinstance(unraisable.object, types.CoroutineType):
-      hook(unraisable)
-
-  sys.unraisablehook = quiet
-  try:
-    yield
-  finally:
-    sys.unraisablehook = hook
+  sys.unraisablehook = hook
+  return found, ""
 
 
 def _set_aside(folder: pathlib.Path) -> None:
