@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import sys
 import threading
 import time
@@ -19,11 +18,13 @@ from typing import Any
 
 import jax
 import jaxlib
+from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 import chexmix_jax
 from chexmix_jax import config as config_lib
 from chexmix_jax.errors import Stopped, UserError, exit_status
+from chexmix_jax.parallel.roll_call import call_roll
 
 TIME_LIMIT_S = 600.0
 """How long processes wait for one that is late."""
@@ -41,56 +42,36 @@ def initialize(
   """Makes this process one of `count`; call it before anything touches a device.
 
   `coordinator` is HOST:PORT of process 0. Without arguments jax finds out all three (TPU pod, GKE,
-  SLURM, Open MPI). Raises UserError where it cannot. Where a process does not come within
-  TIME_LIMIT_S, the others end with one sentence and status 2.
+  SLURM, Open MPI). Raises UserError where it cannot, and where a process does not come within
+  TIME_LIMIT_S.
   """
   # StopRequest does its work.
   jax.config.update("jax_enable_preemption_service", False)
-  limit = threading.Timer(TIME_LIMIT_S, _end_alone)
-  limit.daemon = True
-  limit.start()
+  limit_s = int(TIME_LIMIT_S)
   try:
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        coordinator, count, index, None, None, limit_s
+    )
+    address, number, place, local_devices = found
+    if address and number and place is not None:
+      call_roll(address, place, number, TIME_LIMIT_S)
     jax.distributed.initialize(
-        coordinator,
-        count,
-        index,
-        initialization_timeout=int(2 * TIME_LIMIT_S),
+        address,
+        number,
+        place,
+        local_devices,
+        initialization_timeout=limit_s,
         shutdown_timeout_seconds=30,
     )
   except (ValueError, RuntimeError) as error:
-    reason = str(error).strip().split("\n")[0]
     if coordinator:
-      raise UserError(
-          f"--coordinator={coordinator} cannot be used ({reason}); name a free port of the machine"
-          " that runs process 0."
-      ) from error
+      raise
+    reason = str(error).strip().split("\n")[0]
     raise UserError(
         "--distributed finds no processes that were started together (SLURM, Open MPI, Kubernetes,"
         f" a TPU pod: {reason}); name --process_index and --process_count instead, for train with"
         " --coordinator."
     ) from error
-  finally:
-    limit.cancel()
-
-
-def _end_alone() -> None:
-  """Ends this process, which waits for others inside of jax, where no exception reaches it."""
-  state = jax_distributed.global_state
-  address = state.coordinator_address or "the coordinator"
-  try:
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    sentence = (
-        f"Not all processes came to process 0 at {address} within {TIME_LIMIT_S:.0f} s (this is"
-        f" process {state.process_id}); see the logs of the others."
-    )
-  except (OSError, ValueError):
-    sentence = (
-        f"Process 0 did not answer at {address} within {TIME_LIMIT_S:.0f} s (this is process"
-        f" {state.process_id}); see its log."
-    )
-  print(f"error: {sentence}", file=sys.stderr, flush=True)
-  os._exit(2)
 
 
 @contextlib.contextmanager

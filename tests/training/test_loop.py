@@ -267,7 +267,7 @@ def test_a_line_for_a_full_disk_ends_the_run(config, whole_run, tmp_path, monkey
   class FullLog(loop.RunLog):
     def write(self, step, scalars):
       if step == 4:
-        self._file = open("/dev/full", "a")
+        self._file = open("/dev/full", "a")  # noqa: SIM115
       super().write(step, scalars)
 
   with monkeypatch.context() as patch:
