@@ -23,7 +23,7 @@ from jax._src import distributed as jax_distributed
 
 import chexmix_jax
 from chexmix_jax import config as config_lib
-from chexmix_jax.errors import Stopped, UserError, exit_status
+from chexmix_jax.errors import ProcessError, Stopped, UserError, exit_status
 from chexmix_jax.parallel.roll_call import call_roll
 
 TIME_LIMIT_S = 600.0
@@ -42,7 +42,7 @@ def initialize(
   """Makes this process one of `count`; call it before anything touches a device.
 
   `coordinator` is HOST:PORT of process 0. Without arguments jax finds out all three (TPU pod, GKE,
-  SLURM, Open MPI). Raises UserError where it cannot, and where a process does not come within
+  SLURM, Open MPI). Raises UserError where it cannot, and ProcessError where some do not come within
   TIME_LIMIT_S.
   """
   # StopRequest does its work.
@@ -78,8 +78,8 @@ def initialize(
 def together() -> Iterator[None]:
   """Runs a block as one of the processes that `initialize` joined, and takes leave of them.
 
-  A process that an error ends says so to the others: those that wait for it raise UserError with
-  its sentence. Alone it does nothing.
+  A process that an error ends says so to the others: those that wait for it raise ProcessError
+  with its sentence. Alone it does nothing.
   """
   if not jax.distributed.is_initialized():
     yield
@@ -89,16 +89,17 @@ def together() -> Iterator[None]:
     exchange("the end")
   except BaseException as error:
     others = _left()
-    _leave(error)
     expected = (UserError, Stopped, KeyboardInterrupt, SystemExit)
     if others and not isinstance(error, expected):
-      raise UserError(_ended(others)) from error
-    raise
+      cause, error = error, _ended(others)
+      error.__cause__ = cause
+    _leave(error)
+    raise error
   jax.distributed.shutdown()
 
 
 def _left() -> dict[int, str]:
-  """Why processes ended, by their index."""
+  """What processes that ended have said, by their index."""
   client: Any = jax_distributed.global_state.client
   try:
     return {_index(key): value for key, value in client.key_value_dir_get(_LEFT)}
@@ -106,19 +107,21 @@ def _left() -> dict[int, str]:
     return {}
 
 
-def _ended(left: dict[int, str]) -> str:
+def _ended(left: dict[int, str]) -> ProcessError:
   index = min(left)
-  return f"Process {index} ended: {left[index]}"
+  status, sentence = json.loads(left[index])
+  return ProcessError(f"Process {index} ended: {sentence}", status)
 
 
 def _leave(error: BaseException) -> None:
   """Tells the others why this process ends, and waits a moment for them to end too."""
   state: Any = jax_distributed.global_state
-  lines = str(error).strip().split("\n")
-  sentence = lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"
+  status, sentence = exit_status(error), str(error).strip().split("\n")[0]
+  if not isinstance(error, UserError):
+    sentence = f"{type(error).__name__}: {sentence}"
   deadline = time.monotonic() + _LEAVE_LIMIT_S
   with contextlib.suppress(jax.errors.JaxRuntimeError):
-    state.client.key_value_set(f"{_LEFT}/{state.process_id}", sentence)
+    state.client.key_value_set(f"{_LEFT}/{state.process_id}", json.dumps([status, sentence]))
     while time.monotonic() < deadline:
       if len(_left()) == state.num_processes:
         jax.distributed.shutdown()
@@ -126,7 +129,7 @@ def _leave(error: BaseException) -> None:
       time.sleep(0.1)
   # The others are in a computation with this process: they do not hear of it, and jax would wait
   # for them at exit. What ends them is that this process has gone.
-  atexit.register(_exit, exit_status(error))
+  atexit.register(_exit, status)
 
 
 def _exit(status: int) -> None:
@@ -138,7 +141,7 @@ def _exit(status: int) -> None:
 def exchange(name: str, value: Any = None, limit_s: float | None = None) -> list[Any]:
   """The values (for JSON) of all processes, by their index; waits until every process has come.
 
-  A name serves once. Raises UserError that names the processes that are late by `limit_s`
+  A name serves once. Raises ProcessError that names the processes that are late by `limit_s`
   (TIME_LIMIT_S by default), or one that has ended.
   """
   state = jax_distributed.global_state
@@ -153,10 +156,10 @@ def exchange(name: str, value: Any = None, limit_s: float | None = None) -> list
     if len(values) == state.num_processes:
       return [json.loads(values[i]) for i in range(state.num_processes)]
     if left := {i: why for i, why in _left().items() if i not in values}:
-      raise UserError(_ended(left))
+      raise _ended(left)
     if time.monotonic() > deadline:
       late = [str(i) for i in range(state.num_processes) if i not in values]
-      raise UserError(
+      raise ProcessError(
           f"Process {', '.join(late)} of {state.num_processes} did not come to {name} within"
           f" {limit_s:.0f} s; see the log of it."
       )

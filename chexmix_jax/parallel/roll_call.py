@@ -8,7 +8,7 @@ import contextlib
 import socket
 import time
 
-from chexmix_jax.errors import UserError
+from chexmix_jax.errors import ProcessError, UserError
 
 _GREETING = b"chexmix process "
 _GO = b"go"
@@ -18,7 +18,8 @@ _PAUSE_S = 0.2
 def call_roll(address: str, index: int, count: int, limit_s: float) -> None:
   """Returns when all `count` processes have called it; `address` is HOST:PORT of process 0.
 
-  Raises UserError in all that have come where some have not within `limit_s` seconds, naming them.
+  Raises ProcessError in all that have come where some have not within `limit_s` seconds, naming
+  them, and UserError for a port that is taken.
   """
   host, _, port = address.rpartition(":")
   if index == 0:
@@ -58,7 +59,7 @@ def _listen(address: str, port: int, count: int, limit_s: float) -> None:
       with contextlib.suppress(OSError):
         connection.sendall(_GREETING + (sentence.encode() if late else _GO))
     if late:
-      raise UserError(sentence)
+      raise ProcessError(sentence)
 
 
 def _answer(address: str, place: tuple[str, int], index: int, limit_s: float) -> None:
@@ -77,9 +78,9 @@ def _answer(address: str, place: tuple[str, int], index: int, limit_s: float) ->
     if said.startswith(_GREETING):
       if said == _GREETING + _GO:
         return
-      raise UserError(said.removeprefix(_GREETING).decode())
+      raise ProcessError(said.removeprefix(_GREETING).decode())
     if time.monotonic() > deadline:
-      raise UserError(
+      raise ProcessError(
           f"Process 0 did not answer at {address} within {limit_s:.0f} s (this is process {index});"
           " see its log."
       )

@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -55,6 +56,10 @@ class RunLog:
     self._file.write(json.dumps({"step": step, **scalars}) + "\n")
     self._file.flush()
     self._board.write(step, scalars)
+
+  def sync(self) -> None:
+    """Returns when the lines are on the disk: they outlive the machine, as a checkpoint does."""
+    os.fsync(self._file.fileno())
 
   def close(self) -> None:
     """Closes the files; the bar stays where it is."""
@@ -145,9 +150,11 @@ class MetricsWindow:
       self._consume(line=len(self._pending) == 1)
 
   def get_state(self) -> dict[str, Any]:
-    """For JSON: what a line that is still to come needs of the steps so far; waits for them."""
+    """For a checkpoint: what lines to come need of the steps so far, for JSON; waits for them."""
     while self._pending:
       self._consume()
+    if self._log:
+      self._log.sync()
     return {
         "rows": [*self._rows],
         "skipped": self._skipped,

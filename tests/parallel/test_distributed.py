@@ -1,5 +1,6 @@
 """What processes agree on: by a made-up store where one process is enough, else by real ones."""
 
+import json
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ import jax
 import pytest
 from jax._src import distributed as jax_distributed
 
-from chexmix_jax.errors import Stopped, UserError
+from chexmix_jax.errors import ProcessError, Stopped, UserError, exit_status
 from chexmix_jax.parallel import distributed
 from chexmix_jax.parallel.distributed import StopRequest, batch_share, check_same, exchange
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
@@ -58,16 +59,19 @@ def test_all_processes_get_the_values_of_all(store):
 
 def test_processes_that_are_late_are_named(store):
   store["chexmix/exchange/the first step/0"] = "null"
-  with pytest.raises(UserError, match="Process 2 of 3 did not come to the first step within 0 s"):
+  message = "Process 2 of 3 did not come to the first step within 0 s"
+  with pytest.raises(ProcessError, match=message) as raised:
     exchange("the first step", limit_s=0.05)
+  assert exit_status(raised.value) == 1  # Another start may be luckier.
   with pytest.raises(UserError, match="Process 0, 2 of 3 did not come to the end"):
     exchange("the end", limit_s=0.05)
 
 
 def test_a_process_that_has_ended_is_named_at_once(store):
-  store["chexmix/left/2"] = "tokens holds no tokens."
-  with pytest.raises(UserError, match=r"^Process 2 ended: tokens holds no tokens\.$"):
+  store["chexmix/left/2"] = '[2, "tokens holds no tokens."]'
+  with pytest.raises(ProcessError, match=r"^Process 2 ended: tokens holds no tokens\.$") as raised:
     exchange("the first step")
+  assert exit_status(raised.value) == 2
 
 
 def test_processes_that_differ_are_named_with_what_differs(store):
@@ -83,19 +87,20 @@ def test_processes_that_differ_are_named_with_what_differs(store):
 
 def test_an_error_is_left_to_the_others(store):
   others_say(store, "the end", "null", "null")
-  store.update({"chexmix/left/0": "x", "chexmix/left/2": "x"})
+  store.update({"chexmix/left/0": '[1, "x"]', "chexmix/left/2": '[1, "x"]'})
   with pytest.raises(UserError, match="the disk is full"), distributed.together():
     raise UserError("the disk is full")
-  assert store["chexmix/left/1"] == "the disk is full"
+  assert json.loads(store["chexmix/left/1"]) == [2, "the disk is full"]
 
 
 def test_what_another_process_said_explains_an_error_of_jax(store):
-  store.update({"chexmix/left/0": "ValueError: x", "chexmix/left/2": "the disk is full."})
+  store.update({"chexmix/left/0": '[1, "ValueError: x"]', "chexmix/left/2": '[2, "full"]'})
   with (
-      pytest.raises(UserError, match="Process 0 ended: ValueError: x"),
+      pytest.raises(ProcessError, match="Process 0 ended: ValueError: x") as raised,
       distributed.together(),
   ):
     raise jax.errors.JaxRuntimeError("connection closed by peer")
+  assert exit_status(raised.value) == 1
 
 
 def test_a_process_that_the_others_do_not_hear_leaves_without_waiting(store, monkeypatch):

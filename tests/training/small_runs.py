@@ -21,7 +21,7 @@ from chexmix_jax.training.optimizer import OptimizerConfig
 
 STEPS = 9
 _MASKED = ModalityMaskConfig(prob=0.8, low=0.1, high=0.9)
-_TIMING = ("step_seconds", "tokens_per_second")
+_TIMING = ("step_seconds", "tokens_per_second", "tokens_per_second_per_device")
 
 
 def make_config(tokens_dir):
