@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from chexmix_jax import config as config_lib
-from chexmix_jax.errors import UserError
+from chexmix_jax.errors import Stopped, UserError, exit_status
 
 ENTRY_POINTS = (
     "quickstart", "prepare", "train_image_tokenizer", "train_text_tokenizer", "tokenize", "train",
@@ -27,7 +27,7 @@ ENTRY_POINTS = (
 
 
 def entry(main: Callable[[], object]) -> None:
-  """Runs `main` and exits: 2 with one sentence for a UserError, 130 for Ctrl-C."""
+  """Runs `main` and exits: 2 with one sentence for a UserError, 130 for Ctrl-C, 143 for SIGTERM."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain reads absl flags, which argparse leaves unparsed.
   sys.unraisablehook = _interrupt_again
@@ -35,16 +35,19 @@ def entry(main: Callable[[], object]) -> None:
     main()
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(exit_status(error))
+  except Stopped as stop:
+    print(f"\n{stop}", file=sys.stderr)
+    sys.exit(exit_status(stop))
   except subprocess.CalledProcessError as error:
     if error.returncode < 0:
       name = signal.Signals(-error.returncode).name
       print(f"error: a child process was ended by {name}; see what did that.", file=sys.stderr)
       sys.exit(128 - error.returncode)
     sys.exit(error.returncode)  # The child has said why.
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as stop:
     print("\nstopped; the same command goes on from here", file=sys.stderr)
-    sys.exit(130)
+    sys.exit(exit_status(stop))
 
 
 def _interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -168,18 +171,40 @@ def process_of(args: argparse.Namespace) -> tuple[int, int]:
   import jax  # Preparing data needs it for nothing else.
   import jax.extend.backend
 
-  try:
-    jax.distributed.initialize()
-  except (ValueError, RuntimeError) as error:
-    raise UserError(
-        "--distributed finds no processes that were started together (SLURM, Open MPI, Kubernetes,"
-        f" a TPU pod: {_first_line(error)}); name --process_index and --process_count instead."
-    ) from error
+  from chexmix_jax.parallel import distributed
+
+  distributed.initialize()
   place = jax.process_index(), jax.process_count()
   # The processes share nothing else, and one that ends early must not stop the others.
   jax.distributed.shutdown()
   jax.extend.backend.clear_backends()
   return place
+
+
+def join_processes(args: argparse.Namespace) -> None:
+  """Makes this one of the processes that train together, where `args` name any.
+
+  They are those of `add_process_arguments`, and `coordinator`.
+  """
+  from chexmix_jax.parallel import distributed
+
+  index, count = args.process_index, args.process_count
+  if args.distributed:
+    if args.coordinator:
+      raise UserError("--distributed finds the coordinator itself; leave out --coordinator.")
+    distributed.initialize()
+  elif args.coordinator:
+    if not re.fullmatch(r".+:\d+", args.coordinator):
+      raise UserError(f"--coordinator={args.coordinator} must be HOST:PORT of process 0.")
+    if not 0 <= index < count:
+      raise UserError(
+          f"--process_index={index} must lie in 0 .. {count - 1}, with --process_count={count}."
+      )
+    distributed.initialize(args.coordinator, index, count)
+  elif (index, count) != (0, 1):
+    raise UserError(
+        "--process_index and --process_count need --coordinator, HOST:PORT of process 0, to train."
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

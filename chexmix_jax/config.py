@@ -41,6 +41,22 @@ def to_dict(value: Any) -> dict[str, Any]:
   return dataclasses.asdict(value)
 
 
+def differing(ours: Any, theirs: Any) -> list[str]:
+  """Keys, joined by dots, under which two nested dicts do not hold the same."""
+  ours, theirs = _flatten(ours), _flatten(theirs)
+  return sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+  if not isinstance(tree, dict):
+    return {prefix: tree}
+  return {
+      name: value
+      for key, child in tree.items()
+      for name, value in _flatten(child, f"{prefix}.{key}" if prefix else key).items()
+  }
+
+
 def check_at_least_one(settings: Any, names: Iterable[str], of: str) -> None:
   """Raises UserError for a setting among `names` that is below 1; `of` says whose it is."""
   for name in names:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from chexmix_jax import cli, train
-from chexmix_jax.errors import UserError
+from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.training.loop import TrainConfig
 
 STAGE1 = str(pathlib.Path(__file__).parents[1] / "configs" / "stage1_2p8b.py")
@@ -143,12 +143,16 @@ def test_other_ends_have_their_own_status(capsys):
   def interrupt():
     raise KeyboardInterrupt
 
+  def stop():
+    raise Stopped("stopped by SIGTERM after step 3")
+
   def child(code):
     subprocess.run([sys.executable, "-c", code], check=True)
 
   assert exit_of(interrupt, capsys) == (
       130, "\nstopped; the same command goes on from here\n"
   )  # fmt: skip
+  assert exit_of(stop, capsys) == (143, "\nstopped by SIGTERM after step 3\n")
   assert exit_of(lambda: child("raise SystemExit(2)"), capsys) == (2, "")
   code, text = exit_of(lambda: child("import os; os.kill(os.getpid(), 9)"), capsys)
   assert code == 137 and "SIGKILL" in text
@@ -181,6 +185,25 @@ def test_an_interrupt_that_a_destructor_swallows_still_stops_the_program():
   assert (done.returncode, done.stderr) == (
       130, "\nstopped; the same command goes on from here\n"
   )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--process_index=1", "--process_count=2"], "need --coordinator, HOST:PORT of process 0"),
+        (["--coordinator=host"], "--coordinator=host must be HOST:PORT"),
+        (
+            ["--coordinator=host:12", "--process_index=2", "--process_count=2"],
+            r"--process_index=2 must lie in 0 \.\. 1, with --process_count=2",
+        ),
+        (["--coordinator=host:12", "--distributed"], "leave out --coordinator"),
+        (["--distributed"], "name --process_index and --process_count instead, for train with"),
+    ],
+)
+def test_processes_that_cannot_be_told_apart_are_refused(tmp_path, arguments, message):
+  with pytest.raises(UserError, match=message):
+    train.main([f"--config={STAGE1}", f"--output={tmp_path / 'run'}", *arguments])
+  assert not (tmp_path / "run").exists()
 
 
 def test_an_unexpected_error_keeps_its_traceback():

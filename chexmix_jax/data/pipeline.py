@@ -107,7 +107,7 @@ def make_plan(config: DataConfig) -> Plan:
 
 
 def train_iterator(
-    config: DataConfig, process_index: int = 0, process_count: int = 1
+    config: DataConfig, process_index: int = 0, process_count: int = 1, plan: Plan | None = None
 ) -> grain.DatasetIterator:
   """Endless batches of this process's rows of the training split; close it when done.
 
@@ -116,7 +116,8 @@ def train_iterator(
   by `segment_ids`, with positions from 0; padding has segment 0 and weight 0.
 
   The batches of all processes put together depend on the config alone, and so does the state that
-  get_state gives: with set_state any number of processes goes on from exactly there.
+  get_state gives: with set_state any number of processes goes on from exactly there. `plan` is the
+  config's, where it has been made.
 
   Raises UserError when the context cannot hold the documents' images.
   """
@@ -125,7 +126,7 @@ def train_iterator(
         f"data.batch_size={config.batch_size} must be a positive multiple of {process_count}, the"
         " number of processes."
     )
-  plan = make_plan(config)
+  plan = plan or make_plan(config)
   share = config.batch_size // process_count
   rows = _RowDataset(config, plan, slice(process_index * share, (process_index + 1) * share))
   batches = rows.map(_Reader(config, plan))

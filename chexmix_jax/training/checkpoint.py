@@ -4,23 +4,32 @@
     RUN/checkpoints/STEP/params  parameters, a plain nested dict of arrays
     RUN/checkpoints/STEP/train   optimizer state, step and random key
     RUN/checkpoints/STEP/data    position in the data, the same for any number of processes
+    RUN/checkpoints/STEP/window  metrics of the steps since the last line of the log
 """
 
 import gc
+import itertools
 import json
 import pathlib
-from typing import Any
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import grain
 import jax
 import orbax.checkpoint as ocp
 
+from chexmix_jax import config as config_lib
 from chexmix_jax.errors import UserError
 from chexmix_jax.files import write_whole
 from chexmix_jax.models.transformer import Params, unstack, unstack_layers
+from chexmix_jax.parallel import distributed
 from chexmix_jax.parallel.devices import return_freed_memory
 from chexmix_jax.parallel.sharding import parameter_name
 from chexmix_jax.training.step import TrainState
+
+T = TypeVar("T")
 
 _LARGE = 1 << 26  # Numbers.
 
@@ -30,8 +39,7 @@ def write_job(run_dir: pathlib.Path, job: dict[str, Any]) -> None:
   path = run_dir / "job.json"
   job = json.loads(json.dumps(job))
   if path.exists():
-    old, new = _flatten(read_job(run_dir)), _flatten(job)
-    differing = sorted(k for k in old | new if old.get(k) != new.get(k))
+    differing = config_lib.differing(read_job(run_dir), job)
     if differing:
       raise UserError(
           f"{run_dir} holds a run made with another {', '.join(differing[:5])};"
@@ -60,14 +68,26 @@ def saved_steps(run_dir: pathlib.Path) -> list[int]:
 
 
 class Checkpoints:
-  """Asynchronous saving and sharded restoring of a run's checkpoints."""
+  """Asynchronous saving and sharded restoring of a run's checkpoints.
+
+  Every process writes and reads the shards of its own devices.
+  """
 
   def __init__(self, run_dir: pathlib.Path, keep: int = 2):
+    self._run_dir = run_dir
+    if jax.process_index() == 0:
+      for path in sorted((run_dir / "checkpoints").glob("*.orbax-checkpoint-tmp*")):
+        _warn(f"{path} is a checkpoint whose saving was cut short; it is removed.")
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     self._manager = ocp.CheckpointManager((run_dir / "checkpoints").absolute(), options=options)
 
-  def save(self, state: TrainState, iterator: grain.DatasetIterator) -> None:
-    """Starts saving state and data position under the state's step."""
+  def save(
+      self,
+      state: TrainState,
+      iterator: grain.DatasetIterator,
+      window: dict[str, Any] | None = None,
+  ) -> None:
+    """Starts saving state, data position and the window of metrics under the state's step."""
     train = {"opt_state": state.opt_state, "step": state.step, "key": state.key}
     self._manager.save(
         int(state.step),
@@ -75,28 +95,117 @@ class Checkpoints:
             params=ocp.args.StandardSave(state.params),
             train=ocp.args.StandardSave(train),
             data=ocp.args.JsonSave(iterator.get_state()),
+            window=ocp.args.JsonSave(window or {}),
         ),
     )
 
-  def restore(self, abstract: TrainState, iterator: grain.DatasetIterator) -> TrainState:
-    """The newest state, on the shardings of `abstract`; sets the iterator to its position."""
+  def restore(
+      self, abstract: TrainState, iterator: grain.DatasetIterator
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """The newest state that can be read, on the shardings of `abstract`, and its window.
+
+    Sets the iterator to its position. Newer checkpoints, which cannot be read, are renamed. Raises
+    UserError where none can be read.
+    """
     train = {"opt_state": abstract.opt_state, "step": abstract.step, "key": abstract.key}
-    restored = self._manager.restore(
-        self._manager.latest_step(),
-        args=ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract.params),
-            train=ocp.args.StandardRestore(train),
-            data=ocp.args.JsonRestore(),
-        ),
-    )
-    iterator.set_state(restored.data)
-    train = restored.train
-    return TrainState(train["step"], restored.params, train["opt_state"], train["key"])
 
-  def close(self) -> None:
+    def read(folder: pathlib.Path) -> tuple[TrainState, Any, dict[str, Any]]:
+      # Not by way of the manager: where one process cannot read, the others would wait for it.
+      params = ocp.StandardCheckpointHandler().restore(
+          folder / "params", args=ocp.args.StandardRestore(abstract.params)
+      )
+      rest = ocp.StandardCheckpointHandler().restore(
+          folder / "train", args=ocp.args.StandardRestore(train)
+      )
+      data, window = (
+          ocp.JsonCheckpointHandler().restore(folder / name, args=ocp.args.JsonRestore())
+          for name in ("data", "window")
+      )
+      state = TrainState(rest["step"], params, rest["opt_state"], rest["key"])
+      return state, data, window
+
+    steps = distributed.exchange("the restoring", saved_steps(self._run_dir))[0]
+    (state, data, window), step = _read_newest(self._run_dir, steps, read)
+    if jax.process_index() == 0:
+      for newer in steps[steps.index(step) + 1 :]:
+        _set_aside(self._run_dir / "checkpoints" / str(newer))
+    distributed.exchange("the end of the restoring")
+    self._manager.reload()
+    iterator.set_state(data)
+    return state, window
+
+  def check(self) -> None:
+    """Raises what a save that has ended in the background met."""
+    if not self._manager.is_saving_in_progress():
+      self._manager.wait_until_finished()
+
+  def wait(self) -> None:
     """Waits for saves under way."""
     self._manager.wait_until_finished()
-    self._manager.close()
+
+  def close(self) -> None:
+    """Waits for saves under way, and ends."""
+    try:
+      self._manager.wait_until_finished()
+    finally:
+      self._manager.close()
+
+
+def _read_newest(
+    run_dir: pathlib.Path, steps: list[int], read: Callable[[pathlib.Path], T]
+) -> tuple[T, int]:
+  """What `read` gives of the newest checkpoint that all processes can read, and its step."""
+  problem = ""
+  for step in reversed(steps):
+    folder = (run_dir / "checkpoints" / str(step)).absolute()
+    found, ours = _try(read, folder)
+    problems = distributed.exchange(f"the reading of {folder}", ours)
+    if found is not None and not any(problems):
+      return found, step
+    del found
+    problem = next(filter(None, problems))
+    if jax.process_index() == 0:
+      _warn(f"{folder} cannot be read ({problem}); it is passed over.")
+  tried = ", ".join(map(str, steps))
+  raise UserError(
+      f"{run_dir} has no checkpoint that can be read (tried those of step {tried}: {problem}); put"
+      " back a copy of one, or train again."
+  )
+
+
+def _try(read: Callable[[pathlib.Path], T], folder: pathlib.Path) -> tuple[T | None, str]:
+  """What `read` gives, or None and why it cannot."""
+  hook = sys.unraisablehook
+
+  def quiet(unraisable: "sys.UnraisableHookArgs") -> None:
+    is_other_read = isinstance(unraisable.object, types.CoroutineType)
+    if not is_other_read and str(unraisable.exc_value) != "Event loop is closed":
+      hook(unraisable)
+
+  # When one of Orbax's many reads has failed, the others say so too, later and on pages.
+  sys.unraisablehook = quiet
+  try:
+    found = read(folder)
+  except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+    raise
+  except Exception as error:  # Orbax raises no narrower class for damaged arrays.
+    return None, f"{type(error).__name__}: {str(error)[:200].splitlines()[0]}"
+  sys.unraisablehook = hook
+  return found, ""
+
+
+def _set_aside(folder: pathlib.Path) -> None:
+  """Renames a checkpoint that cannot be read, so that its step can be saved again."""
+  for number in itertools.count(1):
+    aside = folder.with_name(f"{folder.name}.unreadable{number}")
+    if not aside.exists():
+      folder.rename(aside)
+      _warn(f"{folder} is now {aside.name}; delete it when nobody needs it.")
+      return
+
+
+def _warn(sentence: str) -> None:
+  print(f"WARNING: {sentence}", file=sys.stderr)
 
 
 def load_params(
@@ -106,21 +215,31 @@ def load_params(
     as_saved: bool = False,
     layers_apart: bool = False,
 ) -> tuple[Params, int]:
-  """Parameters of a run's checkpoint (the newest by default) and its step.
+  """Parameters of a run's checkpoint and its step; by default the newest that can be read.
 
   They come on the shardings of `abstract`, where it has any, and in its precision or `as_saved`;
   with `layers_apart` as `unstack_layers` leaves them, in no more memory than stacked ones.
   UserError where there is no such checkpoint, or where it is of another shape, naming the first
   parameter that differs.
   """
-  steps = saved_steps(run_dir)
+  steps = distributed.exchange(f"the steps of {run_dir}", saved_steps(run_dir))[0]
   if not steps:
     raise UserError(f"{run_dir} has no checkpoint; train it first.")
-  step = steps[-1] if step is None else step
-  if step not in steps:
-    there = ", ".join(map(str, steps))
-    raise UserError(f"{run_dir} has no checkpoint of step {step}; it has {there}.")
-  path = (run_dir / "checkpoints" / str(step) / "params").absolute()
+  if step is not None:
+    if step not in steps:
+      there = ", ".join(map(str, steps))
+      raise UserError(f"{run_dir} has no checkpoint of step {step}; it has {there}.")
+    steps = [step]
+
+  def read(folder: pathlib.Path) -> Params:
+    return _read_params(folder / "params", abstract, as_saved, layers_apart)
+
+  return _read_newest(run_dir, steps, read)
+
+
+def _read_params(
+    path: pathlib.Path, abstract: Params, as_saved: bool, layers_apart: bool
+) -> Params:
   # Not by way of a Checkpointer, which warns of a file that is never there.
   saved = ocp.PyTreeCheckpointHandler().metadata(path).tree
   saved_shapes = {k: tuple(v.shape) for k, v in _flatten_tree(saved).items()}
@@ -151,10 +270,10 @@ def load_params(
   for group in groups:
     part = [leaf if i in group else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)]
     part = jax.tree.unflatten(tree, part)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      restore_args = ocp.checkpoint_utils.construct_restore_args(part)
-      restored = checkpointer.restore(path, ocp.args.PyTreeRestore(part, restore_args))
-    restored = jax.tree.leaves(restored)
+    restore_args = ocp.args.PyTreeRestore(
+        part, ocp.checkpoint_utils.construct_restore_args(part)
+    )
+    restored = jax.tree.leaves(ocp.PyTreeCheckpointHandler().restore(path, args=restore_args))
     for i in group:
       is_apart = layers_apart and names[i].startswith("layers.")
       leaves[i] = unstack(restored[i]) if is_apart else restored[i]
@@ -162,19 +281,9 @@ def load_params(
     gc.collect()  # A cycle holds what was read.
     return_freed_memory()
   params = jax.tree.unflatten(tree, leaves)
-  return unstack_layers(params) if layers_apart else params, step
+  return unstack_layers(params) if layers_apart else params
 
 
 def _flatten_tree(tree: Any) -> dict[str, Any]:
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))[0]
   return {parameter_name(path): leaf for path, leaf in leaves}
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-  if not isinstance(tree, dict):
-    return {prefix: tree}
-  return {
-      name: value
-      for key, child in tree.items()
-      for name, value in _flatten(child, f"{prefix}.{key}" if prefix else key).items()
-  }

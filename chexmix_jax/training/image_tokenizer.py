@@ -167,7 +167,7 @@ def train_step(
   }, metrics
 
 
-def _summary(step: int, rows: list[Row], seconds: float) -> Row:
+def _summary(step: int, rows: list[Row], seconds: float, skipped: int) -> Row:
   means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
   return {**means, "step_seconds": seconds}
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -10,12 +12,15 @@ import jax
 
 from chexmix_jax import config as config_lib
 from chexmix_jax.data.pipeline import DataConfig, make_plan, read_card, train_iterator
-from chexmix_jax.errors import UserError
+from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.models import flops
+from chexmix_jax.models.attention import check_backend
 from chexmix_jax.models.transformer import Params, TransformerConfig
+from chexmix_jax.parallel import distributed
+from chexmix_jax.parallel.distributed import StopRequest, batch_share
 from chexmix_jax.parallel.hardware import chip_of
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
-from chexmix_jax.parallel.sharding import named_sharding
+from chexmix_jax.parallel.sharding import check_sharded, named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 from chexmix_jax.training.checkpoint import (
     Checkpoints,
@@ -24,7 +29,14 @@ from chexmix_jax.training.checkpoint import (
     saved_steps,
     write_job,
 )
-from chexmix_jax.training.logging import MetricsWindow, Row, RunLog, count_parameters
+from chexmix_jax.training.logging import (
+    MetricsWindow,
+    NotFiniteError,
+    Row,
+    RunLog,
+    count_parameters,
+    is_finite,
+)
 from chexmix_jax.training.optimizer import (
     OptimizerConfig,
     learning_rate_schedule,
@@ -44,6 +56,7 @@ class TrainConfig:
     init: run directory whose newest parameters to start from, or "" for fresh ones.
     log_every: steps a line of metrics sums up.
     checkpoint_every: steps between checkpoints; the last step is always kept.
+    max_skipped: steps in a row whose loss or gradient is not finite, after which a run ends.
   """
 
   model: TransformerConfig
@@ -56,64 +69,117 @@ class TrainConfig:
   init: str = ""
   log_every: int = 20
   checkpoint_every: int = 200
+  max_skipped: int = 10
 
   def __post_init__(self):
-    names = ("steps", "accumulation", "log_every", "checkpoint_every")
+    names = ("steps", "accumulation", "log_every", "checkpoint_every", "max_skipped")
     config_lib.check_at_least_one(self, names, "a training")
+
+
+def make_job(config: TrainConfig) -> dict[str, Any]:
+  """What a run is made of, for JSON: its settings and the card of its tokens.
+
+  The mesh is left out, as a run may go on with other devices. Raises UserError where the model's
+  vocabulary is not that of the tokens.
+  """
+  card = read_card(config.data)
+  size = card["vocabulary"]["size"]
+  if config.model.vocab_size not in (0, size):
+    raise UserError(
+        f"model.vocab_size={config.model.vocab_size}, but the tokens in {config.data.tokens} have a"
+        f" vocabulary of {size}; set it to 0 to take theirs."
+    )
+  settings = config_lib.to_dict(config)
+  settings["model"]["vocab_size"] = size
+  del settings["mesh"]
+  return {"train": settings, "tokens": card}
 
 
 def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train") -> None:
   """Trains to the last step, going on from the newest checkpoint in `run_dir` where there is one.
 
-  Raises UserError for inputs that do not fit together and for a loss that is not finite.
+  Steps whose loss or gradient is not finite are skipped. At SIGTERM it finishes the step, saves a
+  checkpoint and raises Stopped. Raises UserError for inputs that do not fit together, for too many
+  skipped steps in a row, and for a full disk.
   """
-  card = read_card(config.data)
-  vocabulary = Vocabulary(**card["vocabulary"])
-  if config.model.vocab_size not in (0, vocabulary.size):
+  try:
+    with StopRequest() as stop:
+      _train(config, run_dir, description, stop)
+      distributed.exchange("the last checkpoint")
+  except NotFiniteError as error:
+    raise UserError(f"{str(error)[:-1]}; {_newest(run_dir)} is good.") from error
+  except (OSError, ValueError) as error:
+    # TensorStore raises ValueError.
+    if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+      raise
     raise UserError(
-        f"model.vocab_size={config.model.vocab_size}, but the tokens in {config.data.tokens} have a"
-        f" vocabulary of {vocabulary.size}; set it to 0 to take theirs."
-    )
+        f"The disk of {run_dir} is full; make room, and the same command goes on from"
+        f" {_newest(run_dir)}."
+    ) from error
+
+
+def _newest(run_dir: pathlib.Path) -> str:
+  steps = saved_steps(run_dir)
+  return str(run_dir / "checkpoints" / str(steps[-1])) if steps else "the start"
+
+
+def _train(
+    config: TrainConfig, run_dir: pathlib.Path, description: str, stop: StopRequest
+) -> None:
+  job = make_job(config)
+  card = job["tokens"]
+  vocabulary = Vocabulary(**card["vocabulary"])
   config = dataclasses.replace(
       config, model=dataclasses.replace(config.model, vocab_size=vocabulary.size)
   )
+  plan = make_plan(config.data)
   mesh = make_mesh(config.mesh)
   check_batch(config, mesh)
+  if config.model.attention == "auto":
+    check_backend(config.model.dtype, config.model.num_heads, config.model.head_dim)
   optimizer = make_optimizer(config.optimizer, config.steps)
+  share = batch_share(named_sharding(mesh, ("batch", None)), config.data.batch_size)
   with (
       jax.set_mesh(mesh),
-      contextlib.closing(
-          train_iterator(config.data, jax.process_index(), jax.process_count())
-      ) as iterator,
+      contextlib.closing(train_iterator(config.data, *share, plan)) as iterator,
   ):
     abstract = abstract_state(config.model, optimizer, mesh)
     step_fn = jit_train_step(
         config.model, vocabulary, optimizer, abstract, mesh, config.accumulation
     )
-    resuming = bool(saved_steps(run_dir))
+    resuming = bool(distributed.exchange("the run directory", saved_steps(run_dir))[0])
     # Whatever does not fit together has come to light before anything is written.
     params = None
     if config.init and not resuming:
       params = _load_init(pathlib.Path(config.init), card, abstract)
-    settings = config_lib.to_dict(config)
-    del settings["mesh"]  # A run may go on with other devices.
-    write_job(run_dir, {"train": settings, "tokens": card})
+    writes = jax.process_index() == 0
+    if writes:
+      write_job(run_dir, job)
+    distributed.exchange("job.json")
     with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
+      window_state = None
       if resuming:
-        state = checkpoints.restore(abstract, iterator)
+        state, window_state = checkpoints.restore(abstract, iterator)
       else:
-        state = _first_state(config, optimizer, abstract, mesh, params)
-      with contextlib.closing(RunLog(run_dir, int(state.step), config.steps, description)) as log:
-        _run(config, state, step_fn, iterator, checkpoints, log, mesh)
+        state = _first_state(config, optimizer, abstract, params)
+        if writes:
+          _describe(config, state, mesh, plan)
+      check_sharded(mesh, state.params)
+      log = RunLog(run_dir, int(state.step), config.steps, description) if writes else None
+      with contextlib.closing(log) if log else contextlib.nullcontext():
+        summary = functools.partial(_summary, config, mesh)
+        window = MetricsWindow(log, config.log_every, summary, config.max_skipped, window_state)
+        distributed.exchange("the first step")
+        _run(config, state, step_fn, iterator, checkpoints, window, stop, run_dir, mesh)
 
 
 def check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
   """UserError where the rows of a step cannot be shared out evenly."""
   rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulation
-  if config.data.batch_size % rows or config.data.batch_size % jax.process_count():
+  if config.data.batch_size < 1 or config.data.batch_size % rows:
     raise UserError(
-        f"data.batch_size={config.data.batch_size} must be a multiple of {rows} (data x fsdp"
-        " devices x accumulation) and of the number of processes."
+        f"data.batch_size={config.data.batch_size} must be a positive multiple of {rows} (data x"
+        " fsdp devices x accumulation)."
     )
 
 
@@ -129,42 +195,59 @@ def _load_init(run_dir: pathlib.Path, card: dict[str, Any], abstract: TrainState
   return load_params(run_dir, abstract.params)[0]
 
 
-def _first_state(config, optimizer, abstract, mesh, params) -> TrainState:
+def _first_state(config, optimizer, abstract, params) -> TrainState:
   """Fresh state, born sharded; with the given parameters where there are any."""
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
   init = jax.jit(
       functools.partial(init_state, config.model, optimizer), out_shardings=shardings
   )
   state = init(jax.random.key(config.seed))
-  if params is not None:
-    state = dataclasses.replace(state, params=params)
-  if jax.process_index() == 0:
-    plan = make_plan(config.data)
-    print(f"{count_parameters(state.params):,} parameters on {mesh.size} device(s)")
-    print(
-        f"{plan.num_studies:,} studies, {plan.num_cut:,} cut to the context of"
-        f" {config.data.context} tokens"
-    )
-  return state
+  return state if params is None else dataclasses.replace(state, params=params)
 
 
-def _run(config, state, step_fn, iterator, checkpoints, log, mesh) -> None:
+def _describe(config, state, mesh, plan) -> None:
+  print(f"{count_parameters(state.params):,} parameters on {mesh.size} device(s)")
+  print(
+      f"{plan.num_studies:,} studies, {plan.num_cut:,} cut to the context of"
+      f" {config.data.context} tokens"
+  )
+
+
+def _run(config, state, step_fn, iterator, checkpoints, window, stop, run_dir, mesh) -> None:
   sharding = named_sharding(mesh, ("batch", None))
-  summary = functools.partial(_summary, config, mesh)
-  window = MetricsWindow(log, config.log_every, summary)
-  for step in range(int(state.step) + 1, config.steps + 1):
+  shape = (config.data.batch_size, config.data.context)
+  saved = int(state.step)
+  for done in range(saved, config.steps):
+    if stop.reached(done):
+      if done > saved:
+        checkpoints.save(state, iterator, window.get_state())
+      checkpoints.wait()
+      raise Stopped(
+          f"stopped by SIGTERM after step {done}; the same command goes on from {_newest(run_dir)}"
+      )
     local = next(iterator)
-    batch = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in local.items()}
+    batch = {
+        name: jax.make_array_from_process_local_data(sharding, rows, shape)
+        for name, rows in local.items()
+    }
     state, metrics = step_fn(state, batch)
+    step = done + 1
     context = flops.packed_context(local["positions"], local["segment_ids"])
     window.add(step, {**metrics, "context": context})
+    checkpoints.check()
     if step % config.checkpoint_every == 0 or step == config.steps:
       window.drain()
-      checkpoints.save(state, iterator)
+      checkpoints.save(state, iterator, window.get_state())
+      saved = step
 
 
 def _summary(
-    config: TrainConfig, mesh: jax.sharding.Mesh, step: int, rows: list[Row], seconds: float
+    config: TrainConfig,
+    mesh: jax.sharding.Mesh,
+    step: int,
+    rows: list[Row],
+    seconds: float,
+    skipped: int,
 ) -> Row:
   """A line of metrics.jsonl; see docs/training.md.
 
@@ -173,21 +256,28 @@ def _summary(
   multiply a token (not the embedding), S is the length of its document, as none sees another; and
   padding is no token. Where the table of hardware does not have the device, there is none.
   """
-  total = {name: sum(row[name] for row in rows) for name in rows[0]}
-  tokens = total["tokens"] / len(rows)
-  line = {
+  good = [row for row in rows if is_finite(row)]
+  total = {name: sum(row[name] for row in good) for name in rows[0]}
+  tokens = sum(row["tokens"] for row in rows) / len(rows)
+  schedule = learning_rate_schedule(config.optimizer, config.steps)
+  losses = {
       "loss": total["loss_sum"] / max(total["weight"], 1.0),
       "image_nll": total["image_nll"] / max(total["image_tokens"], 1.0),
       "text_nll": total["text_nll"] / max(total["text_tokens"], 1.0),
-      "grad_norm": total["grad_norm"] / len(rows),
-      "learning_rate": float(learning_rate_schedule(config.optimizer, config.steps)(step - 1)),
+      "grad_norm": total["grad_norm"] / max(len(good), 1),
+  }
+  line = {
+      **(losses if good else {}),
+      "learning_rate": float(schedule(max(step - 1 - skipped, 0))),
+      "skipped": skipped,
       "fill": tokens / (config.data.batch_size * config.data.context),
       "step_seconds": seconds,
       "tokens_per_second": tokens / seconds,
       "tokens_per_second_per_device": tokens / seconds / mesh.size,
   }
+  context = sum(row["context"] for row in rows) / len(rows)
   chip = chip_of(mesh.devices.flat[0].device_kind)
   if chip is not None:
     rate = line["tokens_per_second_per_device"]
-    line["mfu"] = flops.utilization(config.model, total["context"] / len(rows), rate, chip)
+    line["mfu"] = flops.utilization(config.model, context, rate, chip)
   return line

@@ -77,7 +77,8 @@ def train_step(
   """One optimizer step over `accumulation` micro-batches; the loss is the mean over all weights.
 
   Gradients of the weighted sums are added up and divided by the sum of the weights of the whole
-  batch, so micro-batches with few weighted tokens count for no more than those tokens.
+  batch, so micro-batches with few weighted tokens count for no more than those tokens. Where the
+  loss or its gradient is not finite, parameters and optimizer state stay as they are.
   """
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
   gradient = jax.grad(functools.partial(cross_entropy_sums, config, vocabulary), has_aux=True)
@@ -101,7 +102,14 @@ def train_step(
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   loss = sums["loss_sum"] / jnp.maximum(sums["weight"], 1.0)
-  metrics = {**sums, "loss": loss, "grad_norm": optax.tree.norm(grads)}
+  grad_norm = optax.tree.norm(grads)
+  finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      (params, opt_state),
+      (state.params, state.opt_state),
+  )
+  metrics = {**sums, "loss": loss, "grad_norm": grad_norm}
   return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
 

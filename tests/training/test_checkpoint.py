@@ -1,7 +1,9 @@
 """A run directory: its job, and checkpoints that come back bit for bit on any mesh."""
 
+import dataclasses
 import functools
 import json
+import shutil
 
 import grain
 import jax
@@ -32,8 +34,8 @@ def make_iterator():
   return iter(grain.MapDataset.range(100).to_iter_dataset())
 
 
-def save(run_dir, *mesh, taken=3):
-  """Saves a state whose every leaf is random; returns it."""
+def save(run_dir, *mesh, taken=3, step=4):
+  """Saves a state whose every leaf is random, but for its step; returns it."""
   mesh = make_mesh(MeshConfig(*mesh))
   abstract = abstract_state(MODEL, OPTIMIZER, mesh)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -43,11 +45,13 @@ def save(run_dir, *mesh, taken=3):
   state = jax.tree.map(
       lambda x: jax.device_put((7 * rng.random(x.shape)).astype(x.dtype), x.sharding), state
   )
+  step = jax.device_put(np.int32(step), state.step.sharding)
+  state = dataclasses.replace(state, step=step)
   iterator = make_iterator()
   for _ in range(taken):
     next(iterator)
   checkpoints = Checkpoints(run_dir)
-  checkpoints.save(state, iterator)
+  checkpoints.save(state, iterator, {"rows": [{"loss": 0.1 * taken}]})
   checkpoints.close()
   return state
 
@@ -57,7 +61,9 @@ def restore(run_dir, *mesh):
   checkpoints = Checkpoints(run_dir)
   try:
     abstract = abstract_state(MODEL, OPTIMIZER, make_mesh(MeshConfig(*mesh)))
-    return checkpoints.restore(abstract, iterator), abstract, iterator
+    state, window = checkpoints.restore(abstract, iterator)
+    assert window == {"rows": [{"loss": 0.1 * iterator.get_state()["next_index"]}]}
+    return state, abstract, iterator
   finally:
     checkpoints.close()
 
@@ -108,6 +114,81 @@ def test_the_oldest_checkpoints_are_dropped_and_a_broken_one_is_not_counted(tmp_
     (tmp_path / "checkpoints" / name).mkdir(parents=True)
   assert saved_steps(tmp_path) == [4, 10]
   assert saved_steps(tmp_path / "nothing") == []
+
+
+def cut_arrays(folder):
+  for path in folder.glob("params/**/d/*"):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def cut(name):
+  def damage(folder):
+    text = (folder / name).read_bytes()
+    (folder / name).write_bytes(text[: len(text) // 2])
+
+  return damage
+
+
+DAMAGES = {
+    "arrays": cut_arrays,
+    "manifest": lambda folder: (folder / "params" / "manifest.ocdbt").unlink(),
+    "metadata": cut("params/_METADATA"),
+    "optimizer": lambda folder: shutil.rmtree(folder / "train"),
+    "position": cut("data/metadata"),
+    "everything": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(tmp_path, capfd, damage):
+  state = save(tmp_path, step=4)
+  save(tmp_path, step=6, taken=5)
+  folder = tmp_path / "checkpoints" / "6"
+  DAMAGES[damage](folder)
+  capfd.readouterr()
+  restored, _, iterator = restore(tmp_path)
+  assert_same(restored, state)
+  assert next(iterator) == 3
+  said = capfd.readouterr().err
+  assert f"WARNING: {folder} cannot be read" in said and len(said) < 1000
+  # The step can be saved again, and what was there is still there.
+  assert saved_steps(tmp_path) == [4]
+  assert (tmp_path / "checkpoints" / "6.unreadable1").is_dir()
+  again = save(tmp_path, step=6)
+  assert saved_steps(tmp_path) == [4, 6]
+  assert_same(restore(tmp_path)[0], again)
+
+
+def test_parameters_of_a_checkpoint_that_can_be_read_are_loaded(tmp_path, capfd):
+  state = save(tmp_path, step=4)
+  save(tmp_path, step=6)
+  cut_arrays(tmp_path / "checkpoints" / "6")
+  abstract = abstract_state(MODEL, OPTIMIZER, make_mesh()).params
+  params, step = load_params(tmp_path, abstract)
+  assert step == 4
+  assert_same(params, state.params)
+  assert f"{tmp_path / 'checkpoints' / '6'} cannot be read" in capfd.readouterr().err
+  with pytest.raises(UserError, match="no checkpoint that can be read"):
+    load_params(tmp_path, abstract, 6)
+  assert saved_steps(tmp_path) == [4, 6]
+
+
+def test_checkpoints_none_of_which_can_be_read_are_left_as_they_are(tmp_path):
+  for step in (4, 6):
+    save(tmp_path, step=step)
+    (tmp_path / "checkpoints" / str(step) / "train" / "manifest.ocdbt").unlink()
+  with pytest.raises(UserError, match=r"tried those of step 4, 6:"):
+    restore(tmp_path)
+  assert saved_steps(tmp_path) == [4, 6]
+
+
+def test_a_checkpoint_that_was_cut_short_is_removed_with_a_warning(tmp_path, capfd):
+  save(tmp_path)
+  partial = tmp_path / "checkpoints" / "9.orbax-checkpoint-tmp"
+  (partial / "params.orbax-checkpoint-tmp").mkdir(parents=True)
+  restore(tmp_path)
+  assert f"{partial} is a checkpoint whose saving was cut short" in capfd.readouterr().err
+  assert not partial.exists()
 
 
 def test_a_checkpoint_of_another_shape_is_named(tmp_path):

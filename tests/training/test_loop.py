@@ -3,109 +3,61 @@
 import dataclasses
 import json
 import os
-import pathlib
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from small_runs import (
+    STEPS,
+    assert_same_end,
+    assert_same_losses,
+    count_lines,
+    read_item,
+    read_lines,
+    start,
+    write_config,
+)
 
 from chexmix_jax import config as config_lib
-from chexmix_jax.data.masking import MaskingConfig, ModalityMaskConfig
-from chexmix_jax.data.pipeline import DataConfig
-from chexmix_jax.errors import UserError
+from chexmix_jax.data import pipeline
+from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.models import flops
 from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.parallel.hardware import CHIPS
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.training import loop
-from chexmix_jax.training.checkpoint import read_job, saved_steps
-from chexmix_jax.training.loop import TrainConfig, train
-from chexmix_jax.training.optimizer import OptimizerConfig
-
-STEPS = 9
-_MASKED = ModalityMaskConfig(prob=0.8, low=0.1, high=0.9)
+from chexmix_jax.training.checkpoint import Checkpoints, read_job, saved_steps
+from chexmix_jax.training.loop import train
 
 
-@pytest.fixture(scope="session")
-def config(tokens_dir):
-  """A masked run of nine steps, with dropout, that saves every third."""
-  return TrainConfig(
-      model=TransformerConfig(
-          vocab_size=0, num_layers=2, width=32, num_heads=4, mlp_dim=64, rotary_dim=4, dropout=0.1
-      ),
-      data=DataConfig(
-          tokens=str(tokens_dir), context=64, batch_size=8, packing_rows=8,
-          masking=MaskingConfig(_MASKED, _MASKED),
-      ),
-      optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=2),
-      steps=STEPS, log_every=2, checkpoint_every=3,
-  )  # fmt: skip
+def when_started(monkeypatch, at_step, function):
+  """Makes the loop call `function` when it has started step `at_step`."""
+  add = loop.MetricsWindow.add
 
+  def calling(window, step, metrics):
+    if step == at_step:
+      function()
+    add(window, step, metrics)
 
-@pytest.fixture(scope="session")
-def whole_run(config, tmp_path_factory):
-  """The run directory of the config, never interrupted."""
-  run_dir = tmp_path_factory.mktemp("whole") / "run"
-  jit_train_step, step_fns = loop.jit_train_step, []
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(
-        loop, "jit_train_step", lambda *args: step_fns.append(jit_train_step(*args)) or step_fns[0]
-    )
-    train(config, run_dir)
-  assert step_fns[0]._cache_size() == 1  # Compiled once.
-  return run_dir
-
-
-def read_lines(run_dir):
-  return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def read_item(run_dir, step, item):
-  """One item of a checkpoint, as numpy arrays."""
-  folder = run_dir.absolute() / "checkpoints" / str(step) / item
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    tree = checkpointer.metadata(folder).item_metadata.tree
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return checkpointer.restore(folder, ocp.args.PyTreeRestore(restore_args=arguments))
-
-
-def assert_same_end(run_dir, expected):
-  """Parameters, optimizer state, key, data position and all losses agree bit for bit."""
-  step = saved_steps(expected)[-1]
-  assert saved_steps(run_dir)[-1] == step
-  for item in ("params", "train"):
-    ours, theirs = (read_item(folder, step, item) for folder in (run_dir, expected))
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for (path, a), b in zip(
-        jax.tree_util.tree_flatten_with_path(ours)[0], jax.tree.leaves(theirs), strict=True
-    ):
-      assert a.dtype == b.dtype and a.tobytes() == b.tobytes(), (item, path)
-  position = f"checkpoints/{step}/data/metadata"
-  assert (run_dir / position).read_bytes() == (expected / position).read_bytes()
-  timing = ("step_seconds", "tokens_per_second", "tokens_per_second_per_device")
-  ours, theirs = (
-      [{k: v for k, v in line.items() if k not in timing} for line in read_lines(folder)]
-      for folder in (run_dir, expected)
-  )
-  assert ours == theirs
+  monkeypatch.setattr(loop.MetricsWindow, "add", calling)
 
 
 def interrupt_at(monkeypatch, stop_step):
   """Makes the loop meet a Ctrl-C when it has started step `stop_step`."""
-  add = loop.MetricsWindow.add
 
-  def stopping(window, step, metrics):
-    if step == stop_step:
-      raise KeyboardInterrupt
-    add(window, step, metrics)
+  def interrupt():
+    raise KeyboardInterrupt
 
-  monkeypatch.setattr(loop.MetricsWindow, "add", stopping)
+  when_started(monkeypatch, stop_step, interrupt)
+
+
+def terminate():
+  """What a machine that is about to go sends."""
+  os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_run_learns_and_writes_its_job_lines_and_checkpoints(config, whole_run):
@@ -115,7 +67,7 @@ def test_a_run_learns_and_writes_its_job_lines_and_checkpoints(config, whole_run
   assert lines[-1]["loss"] < lines[0]["loss"] - 0.3
   for line in lines:
     assert set(line) == {
-        "step", "loss", "image_nll", "text_nll", "grad_norm", "learning_rate", "fill",
+        "step", "loss", "image_nll", "text_nll", "grad_norm", "learning_rate", "skipped", "fill",
         "step_seconds", "tokens_per_second", "tokens_per_second_per_device",
     }  # fmt: skip
     per_device = line["tokens_per_second_per_device"]
@@ -163,67 +115,197 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(
   assert_same_end(tmp_path / "run", whole_run)
 
 
-def test_a_stopped_run_goes_on_with_other_devices(config, whole_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stop_step", [3, 5, 8])  # At a checkpoint; amid and at a line.
+def test_sigterm_saves_the_step_and_the_run_goes_on_bit_for_bit(
+    config, whole_run, tmp_path, monkeypatch, stop_step
+):
+  before = signal.getsignal(signal.SIGTERM)
+  wait = Checkpoints.wait
+
+  def wait_and_be_told_again(checkpoints):
+    terminate()
+    wait(checkpoints)
+
+  with monkeypatch.context() as patch:
+    when_started(patch, stop_step, terminate)
+    patch.setattr(Checkpoints, "wait", wait_and_be_told_again)
+    with pytest.raises(Stopped, match=f"after step {stop_step}; .*/checkpoints/{stop_step}$"):
+      train(config, tmp_path / "run")
+  assert signal.getsignal(signal.SIGTERM) == before
+  assert saved_steps(tmp_path / "run")[-1] == stop_step
+  train(config, tmp_path / "run")
+  assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_sigterm_before_the_first_step_saves_nothing(config, whole_run, tmp_path, monkeypatch):
+  first_state = loop._first_state
+
+  def first_state_and_sigterm(*args):
+    terminate()
+    return first_state(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "_first_state", first_state_and_sigterm)
+    with pytest.raises(Stopped, match="after step 0; the same command goes on from the start"):
+      train(config, tmp_path / "run")
+  assert saved_steps(tmp_path / "run") == []
+  train(config, tmp_path / "run")
+  assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_sigterm_in_the_last_step_lets_the_run_end(config, whole_run, tmp_path, monkeypatch):
+  when_started(monkeypatch, STEPS, terminate)
+  train(config, tmp_path / "run")
+  assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_a_run_goes_on_with_fewer_and_fewer_devices(config, whole_run, tmp_path, monkeypatch):
   if jax.device_count() < 8:
     pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
-  with monkeypatch.context() as patch:
-    interrupt_at(patch, 5)
-    with pytest.raises(KeyboardInterrupt):
-      train(config, tmp_path / "run")
-  train(dataclasses.replace(config, mesh=MeshConfig(data=2, fsdp=2, tensor=2)), tmp_path / "run")
-  for ours, theirs in zip(read_lines(tmp_path / "run"), read_lines(whole_run), strict=True):
-    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+  for stop_step, mesh in ((4, (2, 2, 2)), (7, (1, 4, 1)), (None, (1, 1, 2))):
+    resharded = dataclasses.replace(config, mesh=MeshConfig(*mesh))
+    with monkeypatch.context() as patch:
+      if stop_step:
+        when_started(patch, stop_step, terminate)
+        with pytest.raises(Stopped, match=f"after step {stop_step}"):
+          train(resharded, tmp_path / "run")
+      else:
+        train(resharded, tmp_path / "run")
+  assert_same_losses(tmp_path / "run", whole_run)
 
 
 def test_a_run_killed_at_a_random_step_ends_like_an_uninterrupted_one(config, tmp_path):
   config = dataclasses.replace(config, steps=24, log_every=1, checkpoint_every=6)
-  file = tmp_path / "config.py"
-  file.write_text(
-      "import ml_collections\n\n\ndef get_config():\n"
-      f"  return ml_collections.ConfigDict({config_lib.to_dict(config)!r})\n"
-  )
+  write_config(config, tmp_path / "config.py")
   train(config, tmp_path / "whole")
   run_dir, kill_step = tmp_path / "killed", random.randrange(1, 11)
-  command = [sys.executable, "-m", "chexmix_jax.train", f"--config={file}", f"--output={run_dir}"]
-  root = pathlib.Path(__file__).parents[2]
-  with open(tmp_path / "output", "w") as output:
-    child = subprocess.Popen(command, cwd=root, stdout=output, stderr=output)
-    try:
-      lines = run_dir / "metrics.jsonl"
-      deadline = time.monotonic() + 600
-      while not (lines.exists() and lines.read_bytes().count(b"\n") >= kill_step):
-        assert child.poll() is None, (tmp_path / "output").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    finally:
-      child.kill()
-      child.wait()
+  child = start(tmp_path / "config.py", run_dir, tmp_path / "said")
+  try:
+    deadline = time.monotonic() + 600
+    while count_lines(run_dir) < kill_step:
+      assert child.poll() is None, (tmp_path / "said").read_text()
+      assert time.monotonic() < deadline
+      time.sleep(0.002)
+  finally:
+    child.kill()
+    child.wait()
   assert child.returncode == -signal.SIGKILL
-  assert len(read_lines(run_dir)) < config.steps
+  assert count_lines(run_dir) < config.steps
   train(config, run_dir)
   assert_same_end(run_dir, tmp_path / "whole")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
-    config, tmp_path, monkeypatch
-):
+def breaking_batches(monkeypatch, steps):
+  """Makes the batches of these steps hold a weight that is not a number."""
   jit_train_step = loop.jit_train_step
 
-  def breaking(*args):
+  def jit_breaking(*args):
     step_fn = jit_train_step(*args)
 
     def step(state, batch):
-      if int(state.step) == 4:
-        state = dataclasses.replace(state, params=jax.tree.map(lambda x: x * np.nan, state.params))
+      if int(state.step) + 1 in steps:
+        batch = batch | {"weights": batch["weights"] * np.nan}
       return step_fn(state, batch)
 
     return step
 
-  monkeypatch.setattr(loop, "jit_train_step", breaking)
-  with pytest.raises(UserError, match=r"not finite at step 5 \(batch 5 of the data order\)"):
-    train(config, tmp_path / "run")
-  assert saved_steps(tmp_path / "run") == [3]
-  assert [line["step"] for line in read_lines(tmp_path / "run")] == [2, 3, 4]
+  monkeypatch.setattr(loop, "jit_train_step", jit_breaking)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    config, whole_run, tmp_path, monkeypatch, capsys
+):
+  breaking_batches(monkeypatch, {7, 8})
+  train(config, tmp_path / "run")
+  assert "step 7 is skipped" in capsys.readouterr().err
+  lines = {line["step"]: line for line in read_lines(tmp_path / "run")}
+  assert [line["skipped"] for line in lines.values()] == [0, 0, 0, 0, 2, 2]
+  # Both steps of the line are skipped: it has no loss. The next has that of its one step.
+  assert "loss" not in lines[8] and np.isfinite(lines[9]["loss"])
+  before = {line["step"]: line for line in read_lines(whole_run)}
+  assert lines[6]["loss"] == before[6]["loss"]
+  # The optimizer has done seven steps, and the learning rate is that of the seventh.
+  train_item = read_item(tmp_path / "run", STEPS, "train")
+  assert train_item["step"] == STEPS
+  counts = {int(leaf) for leaf in jax.tree.leaves(train_item["opt_state"]) if leaf.ndim == 0}
+  assert counts == {STEPS - 2}
+  schedule = loop.learning_rate_schedule(config.optimizer, config.steps)
+  assert lines[9]["learning_rate"] == pytest.approx(float(schedule(6)))
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run(config, tmp_path, monkeypatch):
+  breaking_batches(monkeypatch, {3, 5, 6, 7})
+  config = dataclasses.replace(config, max_skipped=2)
+  run_dir = tmp_path / "run"
+  with pytest.raises(UserError, match=r"not finite at step 6 .* before it; .*/3 is good"):
+    train(config, run_dir)
+  assert saved_steps(run_dir) == [3]
+  for leaf in jax.tree.leaves(read_item(run_dir, 3, "params")):
+    assert np.all(np.isfinite(leaf))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder on a file system of 4 MB."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+  try:
+    subprocess.run(command, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError):
+    pytest.skip("needs the right to mount a file system")
+  yield folder
+  subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
+    config, whole_run, small_disk, monkeypatch
+):
+  filler, run_dir = small_disk / "filler", small_disk / "run"
+
+  def fill():
+    while not saved_steps(run_dir):  # Saving goes on beside the training.
+      time.sleep(0.01)
+    free = os.statvfs(small_disk)
+    filler.write_bytes(bytes(free.f_bavail * free.f_bsize - (1 << 16)))
+
+  with monkeypatch.context() as patch:
+    when_started(patch, 5, fill)
+    with pytest.raises(UserError, match=r"disk of .*run is full; .* goes on from .*checkpoints/3"):
+      train(config, run_dir)
+  assert saved_steps(run_dir) == [3]
+  filler.unlink()
+  train(config, run_dir)
+  assert_same_end(run_dir, whole_run)
+
+
+def test_a_line_for_a_full_disk_ends_the_run(config, whole_run, tmp_path, monkeypatch):
+  class FullLog(loop.RunLog):
+    def write(self, step, scalars):
+      if step == 4:
+        self._file = open("/dev/full", "a")  # noqa: SIM115
+      super().write(step, scalars)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "RunLog", FullLog)
+    with pytest.raises(UserError, match=r"disk of .*run is full; .* goes on from .*checkpoints/3"):
+      train(config, tmp_path / "run")
+  train(config, tmp_path / "run")
+  assert_same_end(tmp_path / "run", whole_run)
+
+
+def test_the_plan_is_made_once(config, tmp_path, monkeypatch):
+  make_plan, plans = pipeline.make_plan, []
+
+  def counting(*args):
+    plans.append(make_plan(*args))
+    return plans[-1]
+
+  monkeypatch.setattr(loop, "make_plan", counting)
+  monkeypatch.setattr(pipeline, "make_plan", counting)
+  monkeypatch.setattr(loop, "_run", lambda *args: None)
+  train(config, tmp_path / "run")
+  assert len(plans) == 1
 
 
 def test_another_config_in_the_same_run_is_refused(config, whole_run):
@@ -276,7 +358,7 @@ def _with_data(config, **changes):
         (lambda c: _with_model(c, vocab_size=999), "model.vocab_size=999.*set it to 0"),
         (lambda c: _with_data(c, context=12), "data.context=12 cannot hold"),
         (lambda c: _with_data(c, batch_size=0), "data.batch_size=0"),
-        (lambda c: dataclasses.replace(c, accumulation=3), "data.batch_size=8 must be a multiple"),
+        (lambda c: dataclasses.replace(c, accumulation=3), "data.batch_size=8 must be a posit"),
         (lambda c: dataclasses.replace(c, init="nowhere"), "nowhere is not a run directory"),
         (lambda c: _with_data(c, tokens="nothing"), "nothing holds no tokens"),
     ],
@@ -302,7 +384,9 @@ def test_parameters_for_other_tokens_are_refused(config, whole_run, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["steps", "accumulation", "log_every", "checkpoint_every"])
+@pytest.mark.parametrize(
+    "name", ["steps", "accumulation", "log_every", "checkpoint_every", "max_skipped"]
+)
 def test_a_number_of_steps_below_one_is_refused(config, name):
   with pytest.raises(UserError, match=f"{name}=0"):
     dataclasses.replace(config, **{name: 0})
