@@ -63,3 +63,10 @@ def test_to_dict_and_back_is_the_same():
 def test_a_key_that_does_not_fit_is_named_with_its_path(values, message):
   with pytest.raises(UserError, match=message):
     config.build(Outer, values, "job")
+
+
+def test_what_differs_between_two_jobs_is_named():
+  ours = {"train": {"steps": 3, "model": {"widths": [1, 2], "bias": None}}, "seed": 1}
+  theirs = {"train": {"steps": 3, "model": {"widths": [1, 3]}, "mesh": 2}, "seed": 1}
+  assert config.differing(ours, ours) == []
+  assert config.differing(ours, theirs) == ["train.mesh", "train.model.widths"]

@@ -107,7 +107,8 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
       _train(config, run_dir, description, stop)
       distributed.exchange("the last checkpoint")
   except NotFiniteError as error:
-    raise UserError(f"{str(error)[:-1]}; {_newest(run_dir)} is good.") from error
+    newest = _newest(run_dir, "none")
+    raise UserError(f"{str(error)[:-1]}; the last good checkpoint is {newest}.") from error
   except (OSError, ValueError) as error:
     # TensorStore raises ValueError.
     if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
@@ -118,9 +119,9 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
     ) from error
 
 
-def _newest(run_dir: pathlib.Path) -> str:
+def _newest(run_dir: pathlib.Path, otherwise: str = "the start") -> str:
   steps = saved_steps(run_dir)
-  return str(run_dir / "checkpoints" / str(steps[-1])) if steps else "the start"
+  return str(run_dir / "checkpoints" / str(steps[-1])) if steps else otherwise
 
 
 def _train(

@@ -51,27 +51,26 @@ def saving(run_dir):
 
 def kill_somewhere(child, run_dir, rng, said):
   """Kills `child` at a random moment; says where that was, or None if it had ended."""
-  before = count_lines(run_dir)
-  # One in eight somewhere in its start; the others so many lines on, and often amid a save.
-  starting = rng.random() < 0.125
-  lines = before + rng.randrange(1, 9)
-  wants_save = not starting and rng.random() < 0.6
-  deadline = time.monotonic() + (rng.uniform(0.5, 12) if starting else 600)
+  # One in eight somewhere in its start; the others some lines on, and half of them amid a save.
+  starting, wants_save = rng.random() < 0.125, rng.random() < 0.5
+  lines = count_lines(run_dir) + rng.randrange(1, 24)
+  deadline = time.monotonic() + (rng.uniform(0.5, 10) if starting else 600)
   while time.monotonic() < deadline and child.poll() is None:
     if not starting and count_lines(run_dir) >= lines and (not wants_save or saving(run_dir)):
       break
     time.sleep(0.001)
-  time.sleep(0 if starting else rng.uniform(0, 0.03))
+  time.sleep(rng.uniform(0, 0.05))
   child.kill()
   if child.wait() == 0:
     return None
   if child.returncode != -9:
     sys.exit(f"a start ended by itself:\n{said.read_text()}")
+  # What is there in its start may be left from before.
   step = saving(run_dir)
   where = "no save under way" if step is None else f"saving step {step}"
   steps = saved_steps(run_dir)
   newest = f"newest checkpoint {steps[-1]}" if steps else "no checkpoint"
-  return f"{count_lines(run_dir)} lines, {where}, {newest}"
+  return f"{count_lines(run_dir)} lines, {'starting' if starting else where}, {newest}"
 
 
 def main():
@@ -85,8 +84,9 @@ def main():
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     config = make_config(make_tokens(folder))
-    # Enough steps for all kills; a line a step, and a checkpoint every third.
-    config = dataclasses.replace(config, steps=12 * args.kills, log_every=1, checkpoint_every=3)
+    # Enough steps for all kills, and a line a step.
+    steps = 50 * args.kills
+    config = dataclasses.replace(config, steps=steps, log_every=1, checkpoint_every=15)
     write_config(config, folder / "config.py")
     said = folder / "said"
     if start(folder / "config.py", folder / "whole", said).wait():

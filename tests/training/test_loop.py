@@ -137,6 +137,22 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_bit_for_bit(
   assert_same_end(tmp_path / "run", whole_run)
 
 
+def test_ctrl_c_while_sigterm_saves_leaves_the_checkpoint_whole(
+    config, whole_run, tmp_path, monkeypatch
+):
+  def wait_and_be_interrupted(checkpoints):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    when_started(patch, 4, terminate)
+    patch.setattr(Checkpoints, "wait", wait_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      train(config, tmp_path / "run")
+  assert saved_steps(tmp_path / "run") == [3, 4]
+  train(config, tmp_path / "run")
+  assert_same_end(tmp_path / "run", whole_run)
+
+
 def test_sigterm_before_the_first_step_saves_nothing(config, whole_run, tmp_path, monkeypatch):
   first_state = loop._first_state
 
@@ -237,7 +253,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_run(config, tmp_path, monkeypat
   breaking_batches(monkeypatch, {3, 5, 6, 7})
   config = dataclasses.replace(config, max_skipped=2)
   run_dir = tmp_path / "run"
-  with pytest.raises(UserError, match=r"not finite at step 6 .* before it; .*/3 is good"):
+  with pytest.raises(UserError, match=r"not finite at step 6 .* good checkpoint is .*/3\."):
     train(config, run_dir)
   assert saved_steps(run_dir) == [3]
   for leaf in jax.tree.leaves(read_item(run_dir, 3, "params")):

@@ -82,6 +82,25 @@ def test_accumulation_equals_one_large_batch_without_dropout():
     np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.parametrize(("name", "bad"), [("adamw", np.nan), ("muon", np.inf)])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(name, bad):
+  optimizer = make_optimizer(OptimizerConfig(name=name, learning_rate=1e-2, warmup_steps=0), STEPS)
+  mesh = make_mesh(MeshConfig(1, 1, 1))
+  first, second = make_batches(2)
+  second["weights"][0, 0] = bad
+  with jax.set_mesh(mesh):
+    state = jax.jit(init_state, static_argnums=(0, 1))(MODEL, optimizer, jax.random.key(0))
+    abstract = abstract_state(MODEL, optimizer, mesh)
+    step = jit_train_step(MODEL, VOCABULARY, optimizer, abstract, mesh)
+    state, _ = step(state, first)
+    before = jax.device_get(state)
+    after, metrics = step(state, second)
+  assert not np.isfinite(metrics["loss"])
+  assert after.step == before.step + 1 == 2
+  after = dataclasses.replace(after, step=before.step)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(after), before)
+
+
 def test_loss_is_the_weighted_mean_negative_log_likelihood():
   (batch,) = make_batches(1, rows=2)
   state = jax.jit(init_state, static_argnums=(0, 1))(MODEL, OPTIMIZER, jax.random.key(0))
