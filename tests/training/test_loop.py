@@ -88,9 +88,9 @@ def test_a_line_has_the_share_of_the_peak_where_the_device_is_known(config, monk
   config = dataclasses.replace(config, model=model)
   monkeypatch.setattr(loop, "chip_of", lambda kind: CHIPS["v5e"])
   sums = dict.fromkeys(("loss_sum", "weight", "image_nll", "image_tokens", "text_nll",
-                        "text_tokens", "grad_norm"), 1.0)  # fmt: skip
+                        "text_tokens", "grad_norm", "loss"), 1.0)  # fmt: skip
   rows = [{**sums, "tokens": 40.0, "context": 10.0}, {**sums, "tokens": 60.0, "context": 30.0}]
-  line = loop._summary(config, make_mesh(), 2, rows, 0.5)
+  line = loop._summary(config, make_mesh(), 2, rows, 0.5, 0)
   operations = 50 * flops.train_flops_per_token(model, 20)
   assert line["mfu"] == pytest.approx(operations / 0.5 / jax.device_count() / 197e12)
 
