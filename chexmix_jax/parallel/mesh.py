@@ -50,7 +50,9 @@ def make_mesh(
   types = (jax.sharding.AxisType.Auto,) * len(AXES)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
-    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    # 16 x 16 on a torus of 4 x 8 x 8, say, cuts an axis of 8 in two.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(grid, AXES, axis_types=types)
   if sizes[0] % slices:
     raise UserError(
         f"mesh data={sizes[0]} must be a multiple of the {slices} slices; fsdp and tensor stay in"
