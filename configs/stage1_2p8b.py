@@ -37,4 +37,5 @@ def get_config() -> ml_collections.ConfigDict:
       "init": "",
       "log_every": 20,
       "checkpoint_every": 500,
+      "max_skipped": 10,
   })  # fmt: skip

@@ -39,4 +39,5 @@ def get_config() -> ml_collections.ConfigDict:
       "init": "runs/2p8b/stage1",
       "log_every": 20,
       "checkpoint_every": 500,
+      "max_skipped": 10,
   })  # fmt: skip

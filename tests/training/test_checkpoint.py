@@ -1,7 +1,6 @@
 """A run directory: its job, and checkpoints that come back bit for bit on any mesh."""
 
 import dataclasses
-import functools
 import json
 import shutil
 
@@ -22,7 +21,7 @@ from chexmix_jax.training.checkpoint import (
     write_job,
 )
 from chexmix_jax.training.optimizer import OptimizerConfig, make_optimizer
-from chexmix_jax.training.step import abstract_state, init_state
+from chexmix_jax.training.step import abstract_state
 
 MODEL = TransformerConfig(
     vocab_size=64, num_layers=2, width=32, num_heads=4, mlp_dim=64, rotary_dim=4
@@ -36,14 +35,10 @@ def make_iterator():
 
 def save(run_dir, *mesh, taken=3, step=4):
   """Saves a state whose every leaf is random, but for its step; returns it."""
-  mesh = make_mesh(MeshConfig(*mesh))
-  abstract = abstract_state(MODEL, OPTIMIZER, mesh)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  init = functools.partial(init_state, MODEL, OPTIMIZER)
-  state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+  abstract = abstract_state(MODEL, OPTIMIZER, make_mesh(MeshConfig(*mesh)))
   rng = np.random.default_rng(0)
   state = jax.tree.map(
-      lambda x: jax.device_put((7 * rng.random(x.shape)).astype(x.dtype), x.sharding), state
+      lambda x: jax.device_put((7 * rng.random(x.shape)).astype(x.dtype), x.sharding), abstract
   )
   step = jax.device_put(np.int32(step), state.step.sharding)
   state = dataclasses.replace(state, step=step)
