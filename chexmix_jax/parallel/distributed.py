@@ -91,10 +91,12 @@ def together() -> Iterator[None]:
     others = _left()
     expected = (UserError, Stopped, KeyboardInterrupt, SystemExit)
     if others and not isinstance(error, expected):
-      cause, error = error, _ended(others)
-      error.__cause__ = cause
+      # What this process met in a step with another that has gone.
+      ended = _ended(others)
+      atexit.register(_exit, ended.status)
+      raise ended from error
     _leave(error)
-    raise error
+    raise
   jax.distributed.shutdown()
 
 
@@ -127,8 +129,8 @@ def _leave(error: BaseException) -> None:
         jax.distributed.shutdown()
         return
       time.sleep(0.1)
-  # The others are in a computation with this process: they do not hear of it, and jax would wait
-  # for them at exit. What ends them is that this process has gone.
+  # The others are in a step with this process, and end without taking leave; jax would wait for
+  # them at exit.
   atexit.register(_exit, status)
 
 
@@ -209,7 +211,8 @@ class StopRequest:
 
   The signal is only noted, however often it comes. With several processes a thread of each asks
   once a second whether any has got it; then each says which step it has begun, and all stop before
-  the one after the latest of these. No step waits for another process.
+  the one after the latest of these. No step waits for another process. Where one has ended with an
+  error, and this one does not come to know of it, in a step with it, the thread ends this one too.
 
   jax's multihost_utils.reached_preemption_sync_point has the same protocol. But Orbax calls it too,
   in the background and with the step it has saved, which jax then takes for the step at hand.
@@ -252,6 +255,13 @@ class StopRequest:
         if state.client.key_value_dir_get(_NOTICE):
           with self._lock:
             self._stop_at = max(exchange("the stop", self._step, _STOP_LIMIT_S)) + 1
+          return
+        if left := _left():
+          # Process 0 holds the store: it goes last, when the one that failed has said why.
+          if not self._closed.wait(_LEAVE_LIMIT_S * (0.5 if state.process_id else 1.5)):
+            error = _ended(left)
+            print(f"error: {error}", file=sys.stderr)
+            _exit(error.status)
           return
       except (UserError, jax.errors.JaxRuntimeError) as error:
         print(f"WARNING: SIGTERM is not heeded: {error}", file=sys.stderr)

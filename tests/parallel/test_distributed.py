@@ -93,14 +93,16 @@ def test_an_error_is_left_to_the_others(store):
   assert json.loads(store["chexmix/left/1"]) == [2, "the disk is full"]
 
 
-def test_what_another_process_said_explains_an_error_of_jax(store):
+def test_what_another_process_said_explains_an_error_of_jax(store, monkeypatch):
+  exits = []
+  monkeypatch.setattr(distributed.atexit, "register", lambda _, status: exits.append(status))
   store.update({"chexmix/left/0": '[1, "ValueError: x"]', "chexmix/left/2": '[2, "full"]'})
   with (
       pytest.raises(ProcessError, match="Process 0 ended: ValueError: x") as raised,
       distributed.together(),
   ):
     raise jax.errors.JaxRuntimeError("connection closed by peer")
-  assert exit_status(raised.value) == 1
+  assert [exit_status(raised.value)] == exits == [1]
 
 
 def test_a_process_that_the_others_do_not_hear_leaves_without_waiting(store, monkeypatch):
@@ -147,6 +149,19 @@ def test_sigterm_before_the_first_step_stops_all_at_once(store):
     while "chexmix/exchange/the stop/1" not in store:
       time.sleep(0.01)
     assert stop.reached(40)
+
+
+def test_a_process_in_a_step_with_one_that_has_ended_ends_too(store, monkeypatch, capsys):
+  exits = []
+  monkeypatch.setattr(distributed, "_LEAVE_LIMIT_S", 0.02)
+  monkeypatch.setattr(distributed, "_exit", exits.append)
+  with StopRequest():
+    store["chexmix/left/2"] = '[2, "the disk is full"]'
+    deadline = time.monotonic() + 10
+    while not exits and time.monotonic() < deadline:
+      time.sleep(0.01)
+  assert exits == [2]
+  assert capsys.readouterr().err == "error: Process 2 ended: the disk is full\n"
 
 
 class _Device(types.SimpleNamespace):
