@@ -103,6 +103,7 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
   skipped steps in a row, and for a full disk.
   """
   try:
+    jax.devices()  # libtpu takes hold of SIGTERM when it is loaded: before we do.
     with StopRequest() as stop:
       _train(config, run_dir, description, stop)
       distributed.exchange("the last checkpoint")

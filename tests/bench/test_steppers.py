@@ -44,7 +44,7 @@ def batch():
 
 def test_a_batch_that_the_micro_batches_cannot_share_out_is_refused(batch):
   config = dataclasses.replace(_CONFIG, accumulation=3)
-  with pytest.raises(UserError, match=r"data\.batch_size=4 must be a multiple of"):
+  with pytest.raises(UserError, match=r"data\.batch_size=4 must be a positive multiple of"):
     steppers.JaxStepper(config, batch)
 
 
