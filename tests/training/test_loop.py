@@ -279,14 +279,17 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
 ):
   filler, run_dir = small_disk / "filler", small_disk / "run"
 
-  def fill():
-    while not saved_steps(run_dir):  # Saving goes on beside the training.
-      time.sleep(0.01)
-    free = os.statvfs(small_disk)
-    filler.write_bytes(bytes(free.f_bavail * free.f_bsize - (1 << 16)))
+  save = Checkpoints.save
+
+  def filling(checkpoints, state, *rest):
+    if int(state.step) == 6:
+      checkpoints.wait()  # A save gives room back when it ends.
+      free = os.statvfs(small_disk)
+      filler.write_bytes(bytes(free.f_bavail * free.f_bsize - (1 << 16)))
+    save(checkpoints, state, *rest)
 
   with monkeypatch.context() as patch:
-    when_started(patch, 5, fill)
+    patch.setattr(Checkpoints, "save", filling)
     with pytest.raises(UserError, match=r"disk of .*run is full; .* goes on from .*checkpoints/3"):
       train(config, run_dir)
   assert saved_steps(run_dir) == [3]
