@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from chexmix_jax.parallel.sharding import named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 from chexmix_jax.training.loop import TrainConfig, check_batch
 from chexmix_jax.training.optimizer import make_optimizer
-from chexmix_jax.training.step import abstract_state, init_state, jit_train_step
+from chexmix_jax.training.step import abstract_state, jit_init_state, jit_train_step
 
 Batch = dict[str, np.ndarray]
 
@@ -87,10 +86,7 @@ class JaxStepper:
     optimizer = make_optimizer(config.optimizer, config.steps)
     with jax.set_mesh(self._mesh), _fitting():
       abstract = abstract_state(config.model, optimizer, self._mesh)
-      shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-      init = jax.jit(
-          functools.partial(init_state, config.model, optimizer), out_shardings=shardings
-      )
+      init = jit_init_state(config.model, optimizer, abstract)
       self._state = init(jax.random.key(config.seed))
       sharding = named_sharding(self._mesh, ("batch", None))
       self._batch = {name: jax.device_put(value, sharding) for name, value in batch.items()}

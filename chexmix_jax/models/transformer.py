@@ -24,6 +24,7 @@ from chexmix_jax.parallel.devices import platform
 from chexmix_jax.parallel.sharding import constrain
 
 Params = dict[str, Any]
+Remat = Literal["none", "projections", "attention", "full"]
 
 # What is kept for the backward pass, by the name that `checkpoint_name` gives it.
 _KEPT = {
@@ -62,7 +63,7 @@ class TransformerConfig:
   dtype: Literal["float32", "bfloat16"] = "float32"
   attention: Backend = "auto"
   scan_layers: bool = True
-  remat: Literal["none", "projections", "attention", "full"] = "none"
+  remat: Remat = "none"
 
   def __post_init__(self):
     if self.width % self.num_heads:

@@ -15,6 +15,7 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 
 from chexmix_jax.models import flops
 from chexmix_jax.models.transformer import TransformerConfig
@@ -66,8 +67,8 @@ def estimate_memory(config: TrainConfig, sizes: tuple[int, int, int]) -> Memory:
   model, (data, fsdp, tensor) = config.model, sizes
   parameters, optimizer = state_bytes(config, sizes)
   tokens = tokens_of_a_device(config, sizes)
-  item = 2 if model.dtype == "bfloat16" else 4
-  layer = 4 * model.width**2 + 2 * model.width * model.mlp_dim
+  item = jnp.dtype(model.dtype).itemsize
+  layer = _layer_kernels(model)
   gradients = parameters * (2 if config.accumulation > 1 else 1)
   kept = tokens * item * model.num_layers * _kept(model, tensor)
   working = tokens * item * (12 * model.width + 4 * model.mlp_dim / tensor)
@@ -92,11 +93,11 @@ def estimate_time(config: TrainConfig, sizes: tuple[int, int, int], chip: Chip) 
   tokens = config.data.batch_size * config.data.context / count
   work = tokens * flops.train_flops_per_token(model, config.data.context)
   again = {"none": 0.0, "projections": 0.0, "attention": 7 / 12, "full": 7 / 12}[model.remat]
-  layers = model.num_layers * (4 * model.width**2 + 2 * model.width * model.mlp_dim)
+  layers = model.num_layers * _layer_kernels(model)
   work += again * 2 * layers * tokens
   if model.remat == "full":
     work += 2 * model.num_layers * model.width * config.data.context * tokens
-  item = 2 if model.dtype == "bfloat16" else 4
+  item = jnp.dtype(model.dtype).itemsize
   parameters, optimizer = state_bytes(config, sizes)
   passes = 2 if model.remat == "none" else 3
   kernels = layers / tensor * item * passes * config.accumulation
@@ -119,6 +120,11 @@ def tokens_of_a_device(config: TrainConfig, sizes: tuple[int, int, int]) -> floa
   """Of a micro-batch."""
   rows = config.data.batch_size / (sizes[0] * sizes[1] * config.accumulation)
   return rows * config.data.context
+
+
+def _layer_kernels(model: TransformerConfig) -> int:
+  """Numbers in a layer's kernels."""
+  return 4 * model.width**2 + 2 * model.width * model.mlp_dim
 
 
 def _kept(model: TransformerConfig, tensor: int) -> float:

@@ -3,10 +3,11 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, get_args
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.models import flops
+from chexmix_jax.models.transformer import Remat
 from chexmix_jax.parallel.mesh import MeshConfig, mesh_sizes
 from chexmix_jax.planning.compile import Compiled, compile_step
 from chexmix_jax.planning.estimate import (
@@ -19,10 +20,6 @@ from chexmix_jax.planning.estimate import (
 from chexmix_jax.planning.roofline import Roofline, roofline
 from chexmix_jax.planning.target import Target
 from chexmix_jax.training.loop import TrainConfig
-
-_REMAT: tuple[Literal["none", "projections", "attention", "full"], ...] = (
-    "none", "projections", "attention", "full",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +50,8 @@ class TrainPlan:
 
   def mfu(self, seconds: float) -> float:
     """Share of the peak of a step of that many seconds, by the formula of models/flops.py."""
-    work = flops.train_flops_per_token(self.config.model, self.config.data.context) * self.tokens
-    return work / seconds / self.target.chip.flops
+    model, context = self.config.model, self.config.data.context
+    return flops.utilization(model, context, self.tokens / seconds, self.target.chip)
 
   def to_dict(self) -> dict[str, Any]:
     """For JSON; bytes, seconds and operations of a device."""
@@ -109,7 +106,8 @@ def plan_training(config: TrainConfig, target: Target) -> TrainPlan:
 def neighbours(config: TrainConfig, target: Target) -> Iterator[TrainConfig]:
   """The same training with other remat, micro-batches and meshes, as far as they divide."""
   config = _resolved(config, target)
-  for remat, fsdp, tensor in itertools.product(_REMAT, _powers(target.count), (1, 2, 4, 8)):
+  choices = get_args(Remat), _powers(target.count), (1, 2, 4, 8)
+  for remat, fsdp, tensor in itertools.product(*choices):
     if target.count // target.slices % (fsdp * tensor):
       continue
     mesh = MeshConfig(target.count // (fsdp * tensor), fsdp, tensor)

@@ -42,7 +42,7 @@ from chexmix_jax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,
 )
-from chexmix_jax.training.step import TrainState, abstract_state, init_state, jit_train_step
+from chexmix_jax.training.step import TrainState, abstract_state, jit_init_state, jit_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,11 +199,7 @@ def _load_init(run_dir: pathlib.Path, card: dict[str, Any], abstract: TrainState
 
 def _first_state(config, optimizer, abstract, params) -> TrainState:
   """Fresh state, born sharded; with the given parameters where there are any."""
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-  init = jax.jit(
-      functools.partial(init_state, config.model, optimizer), out_shardings=shardings
-  )
-  state = init(jax.random.key(config.seed))
+  state = jit_init_state(config.model, optimizer, abstract)(jax.random.key(config.seed))
   return state if params is None else dataclasses.replace(state, params=params)
 
 

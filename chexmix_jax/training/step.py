@@ -165,12 +165,20 @@ def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDty
 def init_state(
     config: TransformerConfig, optimizer: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
-  """Fresh state; jit it with the shardings of `abstract_state` to have it born sharded."""
+  """Fresh state, see jit_init_state."""
   params_key, dropout_key = jax.random.split(key)
   params = init_params(config, params_key)
   return TrainState(
       jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.key_data(dropout_key)
   )
+
+
+def jit_init_state(
+    config: TransformerConfig, optimizer: optax.GradientTransformation, state: TrainState
+) -> Callable[[jax.Array], TrainState]:
+  """Gives a fresh state for a key, born sharded. `state` gives the shardings."""
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  return jax.jit(functools.partial(init_state, config, optimizer), out_shardings=shardings)
 
 
 def jit_train_step(
