@@ -115,7 +115,7 @@ class Clone:
     """Starts a script as a terminal would: in a group of its own, which Ctrl-C reaches."""
     self.notes.write_text("")
     return subprocess.Popen(
-        ["env", "--default-signal=INT", "bash", self.root / "launch" / script, *arguments],
+        ["env", "--default-signal=INT,TERM,HUP", "bash", self.root / "launch" / script, *arguments],
         cwd=self.folder,
         env=self.environment(),
         stdin=subprocess.DEVNULL,
