@@ -86,11 +86,16 @@ def make_epoch(
   return np.concatenate(entries)[order].astype(np.int32), np.concatenate(lengths)[order]
 
 
+def max_documents(context: int) -> int:
+  """Of a row: attention kernels want a limit, and take time for what is not there (cuDNN does)."""
+  return max(15, context // 32 - 1)
+
+
 class RowPacker:
   """Endless rows of documents, epoch after epoch; its position is a small JSON value.
 
   A document goes into the fullest of the open rows that has room; where none has, the fullest row
-  of all is given out and a new one opened.
+  of all is given out and a new one opened. No row gets more than `max_documents`.
   """
 
   def __init__(
@@ -133,7 +138,8 @@ class RowPacker:
       self._rows[row].append(Entry(self._epoch, *map(int, self._entries[self._next])))
       self._room[row] -= length
       self._next += 1
-      if self._room[row] < self._shortest:
+      is_full = self._room[row] < self._shortest
+      if is_full or len(self._rows[row]) == max_documents(self._context):
         return self._take(row)
 
   def _take(self, row: int) -> list[Entry]:

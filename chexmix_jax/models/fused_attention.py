@@ -12,6 +12,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask,
 )
 
+from chexmix_jax.data.packing import max_documents
+
 _LANES = 128
 _BLOCKS = (512, 384, 256, 128)
 
@@ -76,8 +78,8 @@ def cudnn(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT):
 
 
 def max_segments(length: int) -> int:
-  """How many segments cuDNN is told that a row may have; all of them cost time, also empty ones."""
-  return max(8, length // 64)
+  """How many segments cuDNN is told that a row may have: the most documents, and the padding."""
+  return max_documents(length) + 1
 
 
 def _runs(ids_BT, number: int):

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import (
@@ -144,10 +145,14 @@ def _settings():
   """Little effort, and no cache on disk: what is compiled for others cannot be read back."""
   ours = {"jax_exec_time_optimization_effort": _EFFORT, "jax_enable_compilation_cache": False}
   before = {name: getattr(jax.config, name) for name in ours}
-  for name, value in ours.items():
-    jax.config.update(name, value)
+  _configure(ours)
   try:
     yield
   finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
+    _configure(before)
+
+
+def _configure(settings: dict[str, Any]):
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()  # jax reads once whether there is to be a cache.

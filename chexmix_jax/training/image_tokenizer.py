@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from chexmix_jax import config as config_lib
-from chexmix_jax.errors import UserError
+from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.models.vqgan import VQGANConfig, bind, init_params
+from chexmix_jax.parallel.distributed import StopRequest
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import named_sharding
 from chexmix_jax.tokenizers.image import ImageTokenizer
@@ -189,8 +190,8 @@ def train_image_tokenizer(
   While it trains, job.json, metrics.jsonl and checkpoints lie in `output`.training, from which a
   second start goes on; `output` itself appears when all is done, and is then read and returned.
   `pictures` (for JSON) says which ones the batches hold, so that other ones are not taken for them.
-  Raises UserError for an `output` made with other settings or pictures, and for a loss that is not
-  finite.
+  At SIGTERM it finishes the step, saves a checkpoint and raises Stopped. Raises UserError for an
+  `output` made with other settings or pictures, and for a loss that is not finite.
   """
   workdir = output.with_name(f"{output.name}.training")
   settings = {"image_tokenizer": config_lib.to_dict(config)} | config_lib.to_dict(train)
@@ -229,7 +230,8 @@ def train_image_tokenizer(
   )
   state = jax.jit(init, out_shardings=replicated)(jax.random.key(train.seed))
   options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
-  with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options) as manager:
+  checkpoints = (workdir / "checkpoints").absolute()
+  with StopRequest() as stop, ocp.CheckpointManager(checkpoints, options=options) as manager:
     if manager.latest_step() is not None:
       shapes = jax.tree.map(
           lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), state
@@ -251,7 +253,8 @@ def train_image_tokenizer(
         )
         state, metrics = step_fn(state, images)
         window.add(step, metrics)
-        if step % train.checkpoint_every == 0 or step == train.steps:
+        stopping = stop.reached(step) and step < train.steps
+        if step % train.checkpoint_every == 0 or step == train.steps or stopping:
           window.drain()
           manager.save(
               step,
@@ -259,6 +262,11 @@ def train_image_tokenizer(
                   state=ocp.args.StandardSave(state),
                   data=grain.checkpoint.CheckpointSave(iterator),
               ),
+          )
+        if stopping:
+          manager.wait_until_finished()
+          raise Stopped(
+              f"stopped by SIGTERM after step {step}; the same command goes on from there"
           )
     finally:
       log.close()

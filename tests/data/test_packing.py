@@ -30,6 +30,12 @@ def test_a_row_holds_whole_documents_and_no_more_than_fit():
     assert row and sum(study_set.lengths[entry.number, 0] for entry in row) <= CONTEXT
 
 
+@pytest.mark.parametrize("context, most", [(100, 15), (2048, 63)])
+def test_a_row_of_short_documents_holds_no_more_than_attention_kernels_are_told_of(context, most):
+  rows = _take(_packer([_set(3000, 1, 5)], context=context), 20)
+  assert {len(row) for row in rows} == {most}
+
+
 def test_every_epoch_has_every_study_once_in_another_order():
   order = [entry for row in _take(_packer([_set(40, 20, 90)], rows=1), 200) for entry in row]
   epochs = [[e.number for e in order if e.epoch == epoch] for epoch in range(2)]

@@ -70,8 +70,8 @@ def start(file, run_dir, said, *arguments, devices=None):
       *arguments,
   ]  # fmt: skip
   flags = os.environ.get("XLA_FLAGS", "")
-  if devices:
-    flags = f"--xla_backend_optimization_level=1 --xla_force_host_platform_device_count={devices}"
+  if devices:  # The last flag of a name counts.
+    flags += f" --xla_force_host_platform_device_count={devices}"
   with said.open("a") as output:
     return subprocess.Popen(
         command,

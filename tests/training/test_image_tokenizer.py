@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ import pytest
 
 from chexmix_jax.data import images, studies
 from chexmix_jax.data.pipeline import image_iterator
-from chexmix_jax.errors import UserError
+from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.models.vqgan import VQGANConfig, bind, init_params
+from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.training import image_tokenizer as training
 from chexmix_jax.training.checkpoint import saved_steps
@@ -27,7 +29,7 @@ from chexmix_jax.training.image_tokenizer import (
 )
 
 NETWORK = VQGANConfig(
-    resolution=16, in_channels=1, width=8, channel_multipliers=(1, 2), num_res_blocks=1,
+    resolution=16, in_channels=1, width=8, channel_multipliers=(1,), num_res_blocks=1,
     z_channels=4, embed_dim=4, num_codes=16, num_groups=4,
 )  # fmt: skip
 # The codebook starts at step 3 and dead codes are drawn anew at steps 5 and 7.
@@ -42,7 +44,12 @@ METRICS = {
 
 
 def run(studies_dir, output, config=NETWORK, train=TRAIN, pictures="generated"):
-  with contextlib.closing(image_iterator(studies_dir, "train", train.batch_size, 0)) as iterator:
+  with (
+      pytest.MonkeyPatch.context() as patch,
+      contextlib.closing(image_iterator(studies_dir, "train", train.batch_size, 0)) as iterator,
+  ):
+    # Eight would save the state in eight pieces.
+    patch.setattr(training, "make_mesh", lambda _: make_mesh(MeshConfig(), jax.devices()[:2]))
     return train_image_tokenizer(iterator, config, train, output, {"source": pictures})
 
 
@@ -81,7 +88,7 @@ def test_a_run_writes_lines_and_a_tokenizer_that_loads(whole, pictures):
   loaded = ImageTokenizer.load(output)
   assert loaded.fingerprint == tokenizer.fingerprint
   codes = loaded.encode(pictures)
-  assert codes.shape == (8, 8, 8) and len(np.unique(codes)) > 1
+  assert codes.shape == (8, 16, 16) and len(np.unique(codes)) > 1
   np.testing.assert_array_equal(codes, tokenizer.encode(pictures))
 
 
@@ -91,24 +98,33 @@ def test_finished_output_is_read_not_trained_again(whole, studies_dir, monkeypat
   assert run(studies_dir, output).fingerprint == tokenizer.fingerprint
 
 
-@pytest.mark.parametrize("stop_step", [2, 7])  # Before a checkpoint, and with a codebook.
+@pytest.mark.parametrize(
+    "preempted, stop_step, saved",
+    [
+        (False, 2, []),  # Before a checkpoint,
+        (False, 7, [4]),  # with a codebook,
+        (True, 6, [6]),  # and by SIGTERM, for which it saves one.
+    ],
+)
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(
-    whole, studies_dir, tmp_path, monkeypatch, stop_step
+    whole, studies_dir, tmp_path, monkeypatch, preempted, stop_step, saved
 ):
   add = training.MetricsWindow.add
 
   def stopping(window, step, metrics):
     if step == stop_step:
-      raise KeyboardInterrupt
+      if not preempted:
+        raise KeyboardInterrupt
+      signal.raise_signal(signal.SIGTERM)
     add(window, step, metrics)
 
   output = tmp_path / "tokenizer"
   with monkeypatch.context() as patch:
     patch.setattr(training.MetricsWindow, "add", stopping)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped if preempted else KeyboardInterrupt):
       run(studies_dir, output)
   assert not output.exists()
-  assert saved_steps(tmp_path / "tokenizer.training") == [s for s in (4,) if s < stop_step]
+  assert saved_steps(tmp_path / "tokenizer.training") == saved
   tokenizer = run(studies_dir, output)
   assert tokenizer.fingerprint == whole[1].fingerprint
   ours, theirs = (
@@ -158,17 +174,25 @@ def test_gradient_loss_by_hand():
   assert gradient_loss(jnp.ones((1, 8, 8, 1))) == 0
 
 
-def loss_of(params, x, quantising, **changes):
+def loss_of(params, x, **changes):
   train = dataclasses.replace(TRAIN, **changes)
-  return loss_and_metrics(NETWORK, train, params, x, jnp.asarray(quantising))
+  function = jax.jit(loss_and_metrics, static_argnums=(0, 1))
+  return function(NETWORK, train, params, x, jnp.asarray(True))
+
+
+@jax.jit
+def encode(params, x):
+  """Features, their ids and the codes of these."""
+  network = bind(NETWORK, params)
+  z = network.encode(x)
+  ids = network.quantize(z)
+  return z, ids, network.lookup(ids)
 
 
 def test_loss_is_the_sum_of_its_parts(params, pictures):
-  loss, metrics = loss_of(params, pictures, True, embedding_weight=0.5, gradient_weight=2.0)
-  network = bind(NETWORK, params)
-  z = network.encode(pictures)
-  zq = network.lookup(network.quantize(z))
-  error = network.decode(zq) - pictures
+  loss, metrics = loss_of(params, pictures, embedding_weight=0.5, gradient_weight=2.0)
+  z, _, zq = encode(params, pictures)
+  error = jax.jit(lambda zq: bind(NETWORK, params).decode(zq))(zq) - pictures
   squared = jnp.mean(error**2)
   embedding = 1.25 * jnp.mean((zq - z) ** 2)
   expected = jnp.mean(jnp.abs(error)) + squared + 2.0 * gradient_loss(error) + 0.5 * embedding
@@ -182,13 +206,11 @@ def test_the_historical_embedding_loss_puts_beta_on_the_codebook(params, picture
   """mean((sg(zq) - z)^2) + β mean((zq - sg(z))^2): with nothing else, the gradients differ by β."""
 
   def embedding(params):
-    return loss_of(params, pictures, True)[1]["embedding_loss"]
+    return loss_of(params, pictures)[1]["embedding_loss"]
 
   grads = jax.jit(jax.grad(embedding))(params)
-  network = bind(NETWORK, params)
-  z = network.encode(pictures)
-  ids = network.quantize(z)
-  difference = np.asarray(network.lookup(ids) - z).reshape(-1, 4)
+  z, ids, zq = encode(params, pictures)
+  difference = np.asarray(zq - z).reshape(-1, 4)
   expected = np.zeros((16, 4))
   np.add.at(expected, np.asarray(ids).ravel(), 0.25 * 2 * difference / difference.size)
   np.testing.assert_allclose(grads["codebook"], expected, rtol=1e-3, atol=1e-7)
@@ -200,7 +222,7 @@ def test_gradients_pass_straight_through_the_codebook(params, pictures):
   """The decoder's error reaches the encoder, as if the code were the feature."""
 
   def loss(params):
-    return loss_of(params, pictures, True, embedding_weight=0.0)[0]
+    return loss_of(params, pictures, embedding_weight=0.0)[0]
 
   grads = jax.jit(jax.grad(loss))(params)
   assert np.abs(grads["encoder"]["conv_in"]["kernel"]).max() > 0
@@ -220,7 +242,7 @@ def make_state(params, optimizer, step, counts):
 def test_codes_that_nothing_chose_are_drawn_from_the_features(params, pictures):
   optimizer = optax.sgd(0.0)  # Only the restart changes a parameter.
   # Codes 0 and 1 lie among the features, the others far away; code 15 was chosen lately.
-  z = np.asarray(bind(NETWORK, params).encode(pictures)).reshape(-1, 4)
+  z = np.asarray(encode(params, pictures)[0]).reshape(-1, 4)
   codebook = np.full((16, 4), 1e3, np.float32)
   codebook[:2] = z[0], z[-1]
   params = {**params, "codebook": jnp.asarray(codebook)}
@@ -248,7 +270,7 @@ def test_codes_that_nothing_chose_are_drawn_from_the_features(params, pictures):
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_is_refused(studies_dir, tmp_path):
-  if jax.device_count() < 8:
-    pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
-  with pytest.raises(UserError, match=r"batch_size=12 .* multiple of the 8 devices"):
-    run(studies_dir, tmp_path / "tokenizer", train=dataclasses.replace(TRAIN, batch_size=12))
+  if jax.device_count() < 2:
+    pytest.skip("needs 2 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")
+  with pytest.raises(UserError, match=r"batch_size=9 .* multiple of the 2 devices"):
+    run(studies_dir, tmp_path / "tokenizer", train=dataclasses.replace(TRAIN, batch_size=9))

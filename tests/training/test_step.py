@@ -7,7 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from chexmix_jax.models.transformer import Transformer, TransformerConfig
+from chexmix_jax.models.transformer import (
+    Transformer,
+    TransformerConfig,
+    abstract_params,
+    init_params,
+)
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 from chexmix_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -42,7 +47,7 @@ def make_batches(number, rows=8, length=32):
     }
 
 
-def run(mesh_config, model=MODEL, accumulation=1, steps=STEPS, optimizer=OPTIMIZER):
+def run(mesh_config, model=MODEL, accumulation=1, steps=STEPS, optimizer=OPTIMIZER, **shape):
   mesh = make_mesh(mesh_config)
   with jax.set_mesh(mesh):
     abstract = abstract_state(model, optimizer, mesh)
@@ -51,7 +56,7 @@ def run(mesh_config, model=MODEL, accumulation=1, steps=STEPS, optimizer=OPTIMIZ
     state = init(jax.random.key(0))
     step = jit_train_step(model, VOCABULARY, optimizer, abstract, mesh, accumulation)
     losses = []
-    for batch in make_batches(steps):
+    for batch in make_batches(steps, **shape):
       state, metrics = step(state, batch)
       losses.append(float(metrics["loss"]))
   return losses, state
@@ -72,14 +77,15 @@ def test_eight_devices_give_the_losses_of_one():
 
 def test_accumulation_equals_one_large_batch_without_dropout():
   model = dataclasses.replace(MODEL, dropout=0.0)
-  # With the usual eps Adam would blow up the rounding of gradients that vanish.
-  optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=3, eps=1e-3), 5)
-  whole, state_whole = run(MeshConfig(1, 1, 1), model, 1, 5, optimizer)
-  parts, state_parts = run(MeshConfig(1, 1, 1), model, 4, 5, optimizer)
+  # With the usual eps Adam would blow up the rounding of gradients that vanish, and the rounding of
+  # a sum grows with the tokens, one by one in order as launch/test.sh has programs compiled.
+  optimizer = make_optimizer(OptimizerConfig(learning_rate=3e-3, warmup_steps=3, eps=1e-3), 5)
+  whole, state_whole = run(MeshConfig(1, 1, 1), model, 1, 5, optimizer, rows=4, length=16)
+  parts, state_parts = run(MeshConfig(1, 1, 1), model, 4, 5, optimizer, rows=4, length=16)
   np.testing.assert_allclose(parts, whole, atol=2e-6, rtol=0)
   for a, b in zip(jax.tree.leaves(state_whole.params), jax.tree.leaves(state_parts.params),
                   strict=True):
-    np.testing.assert_allclose(a, b, atol=2e-6)
+    np.testing.assert_allclose(a, b, atol=5e-7)
 
 
 @pytest.mark.parametrize(("name", "bad"), [("adamw", np.nan), ("muon", np.inf)])
@@ -103,12 +109,12 @@ def test_a_step_that_is_not_finite_changes_nothing_but_its_number(name, bad):
 
 def test_loss_is_the_weighted_mean_negative_log_likelihood():
   (batch,) = make_batches(1, rows=2)
-  state = jax.jit(init_state, static_argnums=(0, 1))(MODEL, OPTIMIZER, jax.random.key(0))
-  total, sums = cross_entropy_sums(MODEL, VOCABULARY, state.params, batch, None)
-  logits = np.asarray(
-      Transformer(MODEL, state.params)(batch["inputs"], batch["positions"], batch["segment_ids"]),
-      np.float64,
+  params = jax.jit(init_params, static_argnums=0)(MODEL, jax.random.key(0))
+  total, sums = jax.jit(functools.partial(cross_entropy_sums, MODEL, VOCABULARY))(
+      params, batch, None
   )
+  inputs = batch["inputs"], batch["positions"], batch["segment_ids"]
+  logits = np.asarray(jax.jit(lambda *args: Transformer(MODEL, params)(*args))(*inputs), np.float64)
   log_z = np.log(np.exp(logits).sum(-1))
   nll = log_z - np.take_along_axis(logits, batch["targets"][..., None], -1)[..., 0]
   np.testing.assert_allclose(total, (nll * batch["weights"]).sum(), rtol=1e-5)
@@ -123,9 +129,9 @@ def test_biases_and_norms_are_not_decayed():
   optimizer = make_optimizer(
       OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0.5, clip_norm=1.0), 10
   )
-  params = jax.jit(init_state, static_argnums=(0, 1))(MODEL, OPTIMIZER, jax.random.key(0)).params
+  params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), abstract_params(MODEL))
   zeros = jax.tree.map(np.zeros_like, params)
-  updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+  updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
   for path, update in jax.tree_util.tree_flatten_with_path(updates)[0]:
     decayed = path[-1].key in ("kernel", "embedding")
     assert bool(np.any(np.asarray(update) != 0)) == decayed, path
