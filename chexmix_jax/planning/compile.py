@@ -27,7 +27,7 @@ from chexmix_jax.training.optimizer import make_optimizer
 from chexmix_jax.training.step import abstract_batch, abstract_state, jit_train_step
 
 # Compiled at full effort a step takes four times as long and needs 1 to 2 % less memory.
-_EFFORT = -1.0
+_EFFORT = "O0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _compile(mesh: jax.sharding.Mesh, lower: Callable[[], Any]) -> Compiled:
 @contextlib.contextmanager
 def _settings():
   """Little effort, and no cache on disk: what is compiled for others cannot be read back."""
-  ours = {"jax_exec_time_optimization_effort": _EFFORT, "jax_enable_compilation_cache": False}
+  ours = {"jax_optimization_level": _EFFORT, "jax_enable_compilation_cache": False}
   before = {name: getattr(jax.config, name) for name in ours}
   _configure(ours)
   try:
