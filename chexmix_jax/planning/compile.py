@@ -122,13 +122,12 @@ def _compile(mesh: jax.sharding.Mesh, lower: Callable[[], Any]) -> Compiled:
     try:
       compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
-      used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
-      if not used:
+      size = bytes_needed(str(error))
+      if size is None:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"The program does not compile ({reason}); choose other settings."
         ) from error
-      size = float(used[1]) * (2**30 if used[2] == "G" else 2**20)
       return Compiled(0.0, size, None, devices, time.perf_counter() - start)
   memory = compiled.memory_analysis()
   return Compiled(
@@ -138,6 +137,12 @@ def _compile(mesh: jax.sharding.Mesh, lower: Callable[[], Any]) -> Compiled:
       devices,
       time.perf_counter() - start,
   )
+
+
+def bytes_needed(message: str) -> float | None:
+  """What a program that does not fit would need, by the TPU compiler's words; else None."""
+  found = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([GM])\b", message)
+  return float(found[1]) * (2**30 if found[2] == "G" else 2**20) if found else None
 
 
 @contextlib.contextmanager
