@@ -29,7 +29,8 @@ read_command() {
 }
 
 # Reads flags: $1 names those with a value, $2 the switches, the rest is the command line. A flag
-# that is not given comes from its variable: --tpu-type from CHEXMIX_TPU_TYPE; a switch is on at 1.
+# that is not given comes from its variable: --runtime-version from CHEXMIX_RUNTIME_VERSION; a
+# switch is on at 1.
 read_flags() {
   local valued=" $1 " switches=" $2 dry-run " name variable
   shift 2
