@@ -87,3 +87,25 @@ def test_calibration_is_scikit_learns():
 def test_calibration_of_equal_probabilities_has_one_bin():
   found = calibration_curve(np.full(6, 0.5), np.array([1, 0, 0, 0, 0, np.nan]))
   assert found["observed"].tolist() == [0.2] and found["count"].tolist() == [5]
+
+
+def test_auroc_counts_the_pairs_that_are_in_order():
+  scores = np.array([0.1, 0.4, 0.4, 0.8, 0.4])
+  positive = np.array([0, 1, 0, 1, 0])
+  # 0.4 beats 0.1 and ties with two; 0.8 beats three.
+  assert auroc(scores, positive) == (1 + 0.5 + 0.5 + 3) / 6
+  assert auroc(-scores, positive) == (0 + 0.5 + 0.5 + 0) / 6
+  assert np.isnan(auroc(scores, np.ones(5)))
+  both = auroc(np.stack([scores, -scores], 1), positive[:, None])
+  np.testing.assert_array_equal(both, [5 / 6, 1 / 6])
+
+
+def test_auroc_equals_scikit_learns():
+  metrics = pytest.importorskip("sklearn.metrics")
+  rng = np.random.default_rng(0)
+  for _ in range(20):
+    positive = rng.random(500) < 0.1
+    scores = (rng.normal(size=500) + positive).round(1).astype(np.float32)  # Many ties.
+    np.testing.assert_allclose(
+        auroc(scores, positive), metrics.roc_auc_score(positive, scores), rtol=0, atol=1e-12
+    )
