@@ -30,7 +30,7 @@ def cider(
   Texts are vectors of the runs of n words: how often a run stands in the text, times log(N / the
   number of items with the run in a reference). 10 times the mean over n = 1 to 4 and over the
   references of their cosine, in which a run of the candidate counts at most as often as in the
-  reference, times exp(-(difference in length)² / 2σ²) with σ = 6.
+  reference, times exp(-(difference in words)² / 2σ²) with σ = 6.
 
   The weights are those of the set that is given: an item's value is another in another set, and
   means over resampled items keep the weights of the whole set. Equal to pycocoevalcap's, of words
@@ -72,8 +72,7 @@ class _Vectors:
         for counts in orders
     ]
     self._norms = [math.hypot(*vector.values()) for vector in self._orders]
-    # In pycocoevalcap a text is as long as it has pairs of words.
-    self._length = sum(orders[1].values())
+    self._length = sum(orders[0].values())
 
   def similarity(self, reference: "_Vectors") -> float:
     """The mean over the runs' lengths, in [0, 1]."""
