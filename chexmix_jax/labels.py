@@ -71,10 +71,11 @@ def apply_policy(labels: np.ndarray, policy: Policy) -> np.ndarray:
   The U-policies of Irvin et al. 2019 (section 4); `mixed` takes for each finding the one that they
   found best.
   """
+  by_finding = np.array([float(name in _MIXED_POSITIVE) for name in CHEXPERT_14])
   uncertain_as = {
-      "mixed": np.array([float(name in _MIXED_POSITIVE) for name in CHEXPERT_14]),
-      "ones": 1.0,
-      "zeros": 0.0,
-      "ignore": np.nan,
+      "mixed": by_finding,
+      "ones": np.ones_like(by_finding),
+      "zeros": np.zeros_like(by_finding),
+      "ignore": np.full_like(by_finding, np.nan),
   }[policy]
   return np.where(labels == UNCERTAIN, uncertain_as, labels == POSITIVE).astype(np.float32)

@@ -140,7 +140,7 @@ class Classification:
     auroc/mask=R/FINDING     a finding at that layer
     auprc/…, brier/…         average precision, and mean squared error of the probability, in the
                              same manner but for the layers
-    …/labels=S               the same with a share S of the training studies, where several are asked
+    …/labels=S               the same with a share S of the training studies, but for the largest
     random_init/auroc/mask=R baseline: the same of a model that was never trained, at its own layer
     num_findings             that have `min_cases` of both kinds in every split; others are left out
     num_train, num_test      studies
@@ -342,10 +342,13 @@ class Classification:
     study_P = np.searchsorted(split.starts, np.arange(len(split.codes)), side="right") - 1
     later_P = np.arange(len(split.codes)) - split.starts[study_P]
     hidden = [
-        mask_codes(np.random.default_rng([seed, split.numbers[study], *[later] * (later > 0)]),
-                   codes, ratio)
+        mask_codes(
+            np.random.default_rng([seed, split.numbers[study], *([later] if later else [])]),
+            codes,
+            ratio,
+        )
         for study, later, codes in zip(study_P, later_P, split.codes, strict=True)
-    ]  # fmt: skip
+    ]
     return np.where(hidden, vocabulary.mask, vocabulary.codes_to_ids(split.codes))
 
 

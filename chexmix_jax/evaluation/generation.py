@@ -23,6 +23,7 @@ from chexmix_jax.metrics.reports import report_figures, report_options
 from chexmix_jax.models.transformer import Params
 from chexmix_jax.tokenizers.text import normalise
 
+
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
   """The prompts, and the work.
@@ -121,7 +122,10 @@ class Generation:
     prompts = list(report_prompts(vocabulary, self._hide(ratio)))
     if indication:
       texts = map(context.text_tokenizer.encode, self._indications)
-      prompts = [np.append(p, np.int32(text)) for p, text in zip(prompts, texts, strict=True)]
+      prompts = [
+          np.append(prompt, np.array(text, np.int32))
+          for prompt, text in zip(prompts, texts, strict=True)
+      ]
     # boi ends every document that was trained on; the published model may write report_end instead.
     stop_ids = (vocabulary.boi, vocabulary.report_end)
     options = GenerateConfig(max_new=config.max_new, stop_ids=stop_ids)

@@ -28,6 +28,7 @@ from chexmix_jax.evaluation.evaluator import Context, Evaluation, Result
 from chexmix_jax.evaluation.generation import Generation, GenerationConfig
 from chexmix_jax.evaluation.inpainting import Inpainting, InpaintingConfig
 from chexmix_jax.evaluation.retrieval import Retrieval, RetrievalConfig
+from chexmix_jax.evaluation.zero_shot import ZeroShot, ZeroShotConfig
 from chexmix_jax.files import write_whole
 from chexmix_jax.inference.model import LoadedModel, load_model
 from chexmix_jax.metrics.bootstrap import Resamples, interval
@@ -36,6 +37,7 @@ from chexmix_jax.tokenizers.load import load_text_tokenizer
 
 EVALUATIONS: dict[str, Callable[[Context, Any], Evaluation]] = {
     "classification": Classification,
+    "zero_shot": ZeroShot,
     "inpainting": Inpainting,
     "generation": Generation,
     "retrieval": Retrieval,
@@ -56,10 +58,11 @@ class EvaluateConfig:
 
   split: str = "test"
   samples: int = 1000
-  classification: ClassificationConfig = ClassificationConfig()
-  inpainting: InpaintingConfig = InpaintingConfig()
-  generation: GenerationConfig = GenerationConfig()
-  retrieval: RetrievalConfig = RetrievalConfig()
+  classification: ClassificationConfig = dataclasses.field(default_factory=ClassificationConfig)
+  zero_shot: ZeroShotConfig = dataclasses.field(default_factory=ZeroShotConfig)
+  inpainting: InpaintingConfig = dataclasses.field(default_factory=InpaintingConfig)
+  generation: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
+  retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
 
   def __post_init__(self):
     config_lib.check_at_least_one(self, ("samples",), "the evaluations")
@@ -101,13 +104,13 @@ class Evaluator:
   ) -> None:
     """Writes the evaluations of a checkpoint (a run directory) that `output` does not have yet."""
     model = load_model(checkpoint, step)
-    card = self._prepare(model)
+    card, context = self._prepare(model)
     stamps = {name: self._stamp(name, checkpoint, model, card) for name in self._names}
     pending = [name for name in stamps if not _is_finished(output, name, stamps[name])]
     for name in pending:
       if name not in self._built:
         settings = getattr(self._config, name)
-        self._built[name] = EVALUATIONS[name](self._context, settings)
+        self._built[name] = EVALUATIONS[name](context, settings)
     for name in pending:
       start = time.perf_counter()
       result = self._built[name].run(model.params)
@@ -127,8 +130,8 @@ class Evaluator:
     if pending:
       write_scores(output)
 
-  def _prepare(self, model: LoadedModel) -> dict[str, Any]:
-    """Has the context fit the model; returns the card of the tokens."""
+  def _prepare(self, model: LoadedModel) -> tuple[dict[str, Any], Context]:
+    """The card of the tokens, and the context of the model: what was built for another goes."""
     inputs, config = self._inputs, self._config
     card = tokens_lib.check_card(
         inputs.tokens, model.vocabulary, self._image.fingerprint, self._text.fingerprint
@@ -145,7 +148,7 @@ class Evaluator:
     )  # fmt: skip
     if context != self._context:
       self._context, self._built = context, {}
-    return card
+    return card, context
 
   def _stamp(
       self, name: str, checkpoint: pathlib.Path, model: LoadedModel, card: dict[str, Any]
@@ -187,7 +190,7 @@ def _resample(
 
 
 def _signature(stamp: dict[str, Any], result: Result, samples: int) -> str:
-  """What a score must be quoted with, as key:value pairs; `inputs` tells settings and data apart."""
+  """What a score is quoted with, as key:value pairs; `inputs` tells settings and data apart."""
   parts = {
       "chexmix_jax": importlib.metadata.version("chexmix-jax"),
       "evaluation": stamp["evaluation"],

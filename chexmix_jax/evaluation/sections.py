@@ -81,10 +81,13 @@ Results = Mapping[str, Found]
 
 def difference(first: Found, second: Found, evaluation: str, figure: str) -> Difference | None:
   """The second minus the first, where both have the figure over the same samples."""
-  samples = [found.samples.get(evaluation) for found in (first, second)]
-  if any(s is None or figure not in s[1] for s in samples) or samples[0][0] != samples[1][0]:
+  nothing: tuple[str, Mapping[str, np.ndarray]] = ("", {})
+  (one, ours), (other, theirs) = (
+      found.samples.get(evaluation, nothing) for found in (first, second)
+  )
+  if one != other or figure not in ours or figure not in theirs:
     return None
-  return paired_difference(samples[0][1][figure], samples[1][1][figure])
+  return paired_difference(ours[figure], theirs[figure])
 
 
 def figures_table(results: Results) -> list[str]:
@@ -211,8 +214,8 @@ def pictures(results: Results) -> list[str]:
   parts = [
       page.heading("Pictures"),
       page.paragraph(
-          f"The first {NUM_PICTURES} studies. Hidden cells are grey; each checkpoint fills them with"
-          " the codes that it finds most likely, and the image tokenizer draws the whole"
+          f"The first {NUM_PICTURES} studies. Hidden cells are grey; each checkpoint fills them"
+          " with the codes that it finds most likely, and the image tokenizer draws the whole"
           " picture from codes. The model reads from top to bottom: where the top is hidden, it"
           " has seen nothing yet when it fills that in.",
           "soft",

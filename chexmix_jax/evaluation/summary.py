@@ -40,6 +40,7 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
       for figure in values.get("classification", ())
       if re.fullmatch(r"auroc/mask=[\d.]+", figure)
   ]  # fmt: skip
+  zero_shot = [Row("mean over the findings", "zero_shot", "auroc")]
   inpainting = [
       Row(
           f"{mask_caption(figure)} hidden", "inpainting", figure,
@@ -82,6 +83,7 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
   ]  # fmt: skip
   groups = {
       "Classification by frozen embeddings, AUROC": classification,
+      "Classification by the likelihood of a sentence, AUROC": zero_shot,
       "Inpainting, PSNR of the hidden part in dB": inpainting,
       "Report generation": generation,
       f"Retrieval among {values.get('retrieval', {}).get('pool_size', 0):.0f} studies": retrieval,

@@ -26,7 +26,7 @@ def _bert_score(references: Sequence[str], generated: Sequence[str]) -> dict[str
 
 
 def _radgraph(references: Sequence[str], generated: Sequence[str]) -> dict[str, np.ndarray]:
-  """RadGraph F1 (Delbrouck et al. 2022), simple, partial and complete."""
+  """RadGraph F1 (Delbrouck et al. 2022) by simple, partial and complete rewards."""
   scorer = importlib.import_module("radgraph").F1RadGraph(reward_level="all")
   _, rewards, _, _ = scorer(hyps=list(generated), refs=list(references))
   names = ("radgraph_simple", "radgraph_partial", "radgraph_complete")
@@ -47,7 +47,7 @@ def _green(references: Sequence[str], generated: Sequence[str]) -> dict[str, np.
   return {"green": np.asarray(scores)}
 
 
-# Name: function, module, distribution, what to do where it is missing, and a variable that it needs.
+# Name: function, module, distribution, what to do where it is missing, a variable that it needs.
 _SCORERS: dict[str, tuple[Scorer, str, str, str, str]] = {
     "BERTScore": (_bert_score, "bert_score", "bert-score", "pip install bert-score", ""),
     "RadGraph": (_radgraph, "radgraph", "radgraph", "pip install radgraph", ""),

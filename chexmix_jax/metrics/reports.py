@@ -1,11 +1,12 @@
 """All scores of generated reports against references that need nothing but the texts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from chexmix_jax.metrics import bleu, bootstrap, cider, findings, rouge, rouge_l
 from chexmix_jax.metrics.bootstrap import Figure
+from chexmix_jax.metrics.words import DEFAULT_RULE
 
 
 def report_figures(
@@ -35,14 +36,14 @@ def report_figures(
   return figures | findings.finding_figures(references, generated, by_finding)
 
 
-def _order(order: int):
+def _order(order: int) -> Callable[[np.ndarray], np.ndarray]:
   return lambda sums_RS: bleu.bleu_from_sums(sums_RS)[:, order]
 
 
 def report_options() -> dict[str, str]:
   """What a signature has to say of these scores."""
   return {
-      "bleu,rouge_l,cider": "as pycocoevalcap 1.2, words lower_no_punctuation",
-      "rouge1,rouge2,rougeL": "as rouge-score 0.1.2, no stemmer",
-      "findings": f"{findings.LABELER}, uncertain as negative",
+      "bleu,rouge_l,cider": f"as pycocoevalcap 1.2,words {DEFAULT_RULE}",
+      "rouge1,rouge2,rougeL": "as rouge-score 0.1.2,no stemmer",
+      "findings": f"{findings.LABELER},uncertain as negative",
   }
