@@ -6,19 +6,18 @@ Shape suffixes: N pictures, H height, W width, T codes of a picture in raster or
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from chexmix_jax.data import studies, tokens
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.inference.inpaint import METHODS, draw_mask, fill_codes
+from chexmix_jax.metrics.images import l1, masked_ssim, ms_ssim, psnr, ssim
 from chexmix_jax.models.transformer import Params
 from chexmix_jax.parallel.batches import map_rows
 
 _NUM_EXAMPLES = 8
 _GREY = 128  # Of a hidden cell in the examples.
-_MIN_ERROR = 1e-10  # A mean squared error below it counts as this: at most 100 dB.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +28,8 @@ class InpaintingConfig:
     random_ratios: shares of the cells that are hidden, drawn by lot.
     top_ratios: shares of the rows that are hidden, from the top on.
     bottom_ratios: the same from the bottom on.
+    block_ratios: shares of the cells that one rectangle hides, about.
+    lungs_ratios: shares of the cells where lungs usually lie that are hidden, by lot below 1.
     methods: ways to fill, of METHODS in chexmix_jax.inference.inpaint.
     num_studies: of the split, from its first on.
     num_validation: of the validation split, for the choice of a way to fill.
@@ -39,6 +40,8 @@ class InpaintingConfig:
   random_ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
   top_ratios: tuple[float, ...] = (0.5,)
   bottom_ratios: tuple[float, ...] = (0.5,)
+  block_ratios: tuple[float, ...] = (0.25, 0.5)
+  lungs_ratios: tuple[float, ...] = (1.0,)
   methods: tuple[str, ...] = METHODS
   num_studies: int = 64
   num_validation: int = 64
@@ -46,9 +49,12 @@ class InpaintingConfig:
   batch_size: int = 64
 
   def __post_init__(self):
-    for ratio in (*self.random_ratios, *self.top_ratios, *self.bottom_ratios):
-      if not 0 < ratio < 1:
-        raise UserError(f"{ratio} of the inpainting's ratios must lie between 0 and 1.")
+    for shape, ratio in self.masks:
+      # All cells where lungs lie are not all of the grid.
+      if not 0 < ratio < 1 and (shape, ratio) != ("lungs", 1):
+        raise UserError(
+            f"{ratio} of the inpainting's {shape}_ratios must lie between 0 and 1."
+        )
     for method in self.methods:
       if method not in METHODS:
         raise UserError(f"methods holds {method!r}, no way to fill; use some of {METHODS}.")
@@ -60,9 +66,28 @@ class InpaintingConfig:
   def masks(self) -> tuple[tuple[str, float], ...]:
     """Shape and ratio of each mask."""
     by_shape = {
-        "random": self.random_ratios, "top": self.top_ratios, "bottom": self.bottom_ratios
+        "random": self.random_ratios, "top": self.top_ratios, "bottom": self.bottom_ratios,
+        "block": self.block_ratios, "lungs": self.lungs_ratios,
     }  # fmt: skip
     return tuple((shape, ratio) for shape, ratios in by_shape.items() for ratio in ratios)
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureScores:
+  """One figure, picture by picture: a ratio of sums, so that pictures can be weighted.
+
+  Attributes:
+    sums_N: float64.
+    counts_N: of what was summed: hidden codes, or 1 for a score of the picture; float64.
+  """
+
+  sums_N: np.ndarray
+  counts_N: np.ndarray
+
+  @property
+  def value(self) -> float:
+    """All sums over all counts."""
+    return float(self.sums_N.sum() / self.counts_N.sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +105,21 @@ class Inpainting:
   Causal attention hides what lies after a cell, so masks at the top and at the bottom stand apart.
   The ways to fill are described in chexmix_jax.inference.inpaint.
 
-  Values at a mask M such as `random/mask=0.50`, each a mean over pictures:
+  Values at a mask M such as `random/mask=0.50`, means over pictures or over all hidden codes:
 
-    masked_psnr/M, masked_l1/M   over the pixels of the hidden cells
-    psnr/M, l1/M, ssim/M         over the whole picture
+    masked_psnr/M, masked_l1/M, masked_ssim/M   over the pixels of the hidden cells
+    psnr/M, l1/M, ssim/M, ms_ssim/M             over the whole picture
     token_accuracy/M             share of the hidden codes that are met
     nll/M                        nats of a hidden code, of the model's distribution over codes
 
   of the way with the better masked PSNR in the validation split, where each picture has one of the
   masks in turn, and with `/one_pass` and so on at the end those of each. PSNR is in dB, of
-  each picture by itself (at most 100); pixels are in [0, 1] and not rounded. The whole picture is
-  drawn from codes, the visible cells too. Baselines of the first five, with the same visible cells:
+  each picture by itself (at most 100); pixels are in [0, 1] and not rounded. The metrics are
+  described in chexmix_jax.metrics.images, the masks at draw_mask in chexmix_jax.inference.inpaint:
+  lungs are a template, not a segmentation. masked_ssim is NaN where all that is hidden of a picture
+  lies within 5 pixels of its edge, as it never does where cells are larger. The whole picture is
+  drawn from codes, the visible cells too. Baselines of the first seven, with the same visible
+  cells:
 
     mean_fill/…           hidden pixels have the mean of the original's visible ones
     mean_image/…          hidden pixels are those of the mean training picture
@@ -112,18 +141,19 @@ class Inpainting:
     """Scores one checkpoint."""
     chosen = self._choose(params)
     take = slice(_NUM_EXAMPLES)
-    values: dict[str, float] = {"num_studies": len(self._test.study_ids)}
+    found: dict[str, PictureScores] = {}
     artefacts = {"way": np.array(chosen), "study_ids": np.array(self._test.study_ids[take])}
     for shape, ratio in self._config.masks:
       mask = f"{shape}/mask={ratio:.2f}"
       hidden_NT = self._hidden(shape, ratio)
       for way in self._config.methods:
         scores, drawn_NHW = self._score(params, self._test, hidden_NT, way)
-        values |= {f"{name}/{mask}/{way}": value for name, value in scores.items()}
+        found |= {f"{name}/{mask}/{way}": score for name, score in scores.items()}
         if way == chosen:
-          values |= {f"{name}/{mask}": value for name, value in scores.items()}
+          found |= {f"{name}/{mask}": score for name, score in scores.items()}
           artefacts[f"examples/{mask}"] = self._examples(hidden_NT, drawn_NHW, take)
-    return Result({**values, **self._baselines}, artefacts)
+    values = {name: score.value for name, score in {**found, **self._baselines}.items()}
+    return Result({"num_studies": len(self._test.study_ids), **values}, artefacts)
 
   def _load(self, split: str, number: int) -> _Pictures:
     context = self._context
@@ -161,14 +191,14 @@ class Inpainting:
         for number in range(len(self._validation.codes_NT))
     ])
     psnr = {
-        way: self._score(params, self._validation, hidden_NT, way)[0]["masked_psnr"]
+        way: self._score(params, self._validation, hidden_NT, way)[0]["masked_psnr"].value
         for way in self._config.methods
     }
     return max(self._config.methods, key=lambda way: psnr[way])
 
   def _score(
       self, params: Params, pictures: _Pictures, hidden_NT: np.ndarray, way: str
-  ) -> tuple[dict[str, float], np.ndarray]:
+  ) -> tuple[dict[str, PictureScores], np.ndarray]:
     """Scores of one way, and what it drew, (N, H, W)."""
     context = self._context
     filled = fill_codes(
@@ -177,23 +207,25 @@ class Inpainting:
     )  # fmt: skip
     drawn_NHW = self._draw(filled["codes"])
     scores = self._compare(pictures.original_NHW, drawn_NHW, hidden_NT)
-    scores["token_accuracy"] = float(
-        np.mean((filled["codes"] == pictures.codes_NT)[hidden_NT])
-    )
-    scores["nll"] = -float(np.mean(filled["log_prob"][hidden_NT]))
+    is_met_NT = filled["codes"] == pictures.codes_NT
+    scores["token_accuracy"] = _over_hidden(is_met_NT, hidden_NT)
+    scores["nll"] = _over_hidden(-filled["log_prob"], hidden_NT)
     return scores, drawn_NHW
 
   def _compare(
       self, original_NHW: np.ndarray, drawn_NHW: np.ndarray, hidden_NT: np.ndarray
-  ) -> dict[str, float]:
+  ) -> dict[str, PictureScores]:
     rows = {"original": original_NHW, "drawn": drawn_NHW, "hidden": self._pixels(hidden_NT)}
     scores = map_rows(picture_scores, rows, self._config.batch_size, "inpainting, scores")
-    return {name: float(np.mean(values)) for name, values in scores.items()}
+    return {
+        name: PictureScores(values_N.astype(np.float64), np.ones(len(values_N)))
+        for name, values_N in scores.items()
+    }
 
-  def _score_baselines(self) -> dict[str, float]:
+  def _score_baselines(self) -> dict[str, PictureScores]:
     original_NHW, ceiling_NHW = self._test.original_NHW, self._ceiling_NHW
     mean_HW = _originals(self._context, "train", self._config.num_mean).mean(0)
-    values: dict[str, float] = {}
+    found: dict[str, PictureScores] = {}
     for shape, ratio in self._config.masks:
       hidden_NT = self._hidden(shape, ratio)
       hidden_NHW = self._pixels(hidden_NT)
@@ -205,10 +237,10 @@ class Inpainting:
       }
       for name, drawn_NHW in drawn.items():
         scores = self._compare(original_NHW, drawn_NHW, hidden_NT)
-        values |= {
-            f"{name}/{key}/{shape}/mask={ratio:.2f}": value for key, value in scores.items()
+        found |= {
+            f"{name}/{key}/{shape}/mask={ratio:.2f}": score for key, score in scores.items()
         }
-    return values
+    return found
 
   def _examples(self, hidden_NT: np.ndarray, drawn_NHW: np.ndarray, take: slice) -> np.ndarray:
     """uint8 (N, 4, H, W): original, hidden cells in grey, filled, tokenizer's ceiling."""
@@ -225,55 +257,26 @@ def _originals(context: Context, split: str, number: int) -> np.ndarray:
   return np.stack([studies.first_picture(row) for row in rows]).astype(np.float32) / 255
 
 
+def _over_hidden(values_NT: np.ndarray, hidden_NT: np.ndarray) -> PictureScores:
+  """A score of each hidden code."""
+  return PictureScores(
+      np.sum(values_NT, axis=1, where=hidden_NT, dtype=np.float64),
+      np.sum(hidden_NT, axis=1, dtype=np.float64),
+  )
+
+
 def picture_scores(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
-  """masked_psnr, masked_l1, psnr, l1 and ssim, (N,) each.
+  """masked_psnr, masked_l1, masked_ssim, psnr, l1, ssim and ms_ssim, (N,) each.
 
   `rows` has `original` and `drawn`, (N, H, W) in [0, 1], and `hidden`, bool (N, H, W).
   """
-  error_NHW = rows["drawn"] - rows["original"]
-
-  def mean(x_NHW, where=None):
-    return jnp.mean(x_NHW, axis=(1, 2), where=where)
-
-  def psnr(where=None):
-    return -10 * jnp.log10(jnp.maximum(mean(error_NHW**2, where), _MIN_ERROR))
-
+  pictures, hidden_NHW = (rows["original"], rows["drawn"]), rows["hidden"]
   return {
-      "masked_psnr": psnr(rows["hidden"]),
-      "masked_l1": mean(jnp.abs(error_NHW), rows["hidden"]),
-      "psnr": psnr(),
-      "l1": mean(jnp.abs(error_NHW)),
-      "ssim": ssim(rows["original"], rows["drawn"]),
+      "masked_psnr": psnr(*pictures, hidden_NHW),
+      "masked_l1": l1(*pictures, hidden_NHW),
+      "masked_ssim": masked_ssim(*pictures, hidden_NHW),
+      "psnr": psnr(*pictures),
+      "l1": l1(*pictures),
+      "ssim": ssim(*pictures),
+      "ms_ssim": ms_ssim(*pictures),
   }
-
-
-def ssim(a_NHW: jax.Array, b_NHW: jax.Array) -> jax.Array:
-  """Structural similarity of pictures in [0, 1], of 11 pixels a side or more: (N,).
-
-  Wang et al. 2004: an 11 x 11 Gaussian window of standard deviation 1.5, where it fits wholly;
-  K1 = 0.01, K2 = 0.03; variances without Bessel's correction.
-  """
-  weights = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
-  weights /= weights.sum()
-
-  def windowed(x_NHW):
-    for axis in (1, 2):
-      length = x_NHW.shape[axis] - len(weights) + 1
-      x_NHW = sum(
-          weight * jax.lax.slice_in_dim(x_NHW, i, i + length, axis=axis)
-          for i, weight in enumerate(weights.tolist())
-      )
-    return x_NHW
-
-  # Second moments of pixels around mid-grey: float32 loses less in the differences below.
-  x, y = a_NHW - 0.5, b_NHW - 0.5
-  mean_x, mean_y = windowed(x), windowed(y)
-  var_x = windowed(x * x) - mean_x**2
-  var_y = windowed(y * y) - mean_y**2
-  cov = windowed(x * y) - mean_x * mean_y
-  mean_a, mean_b = mean_x + 0.5, mean_y + 0.5
-  c1, c2 = 0.01**2, 0.03**2
-  numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
-  return jnp.mean(
-      numerator / ((mean_a**2 + mean_b**2 + c1) * (var_x + var_y + c2)), axis=(1, 2)
-  )
