@@ -122,7 +122,7 @@ STRUCTURES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 STATES = {
     "borderline": (
         r"borderline(?: \w+)?",
-        r"(?:limits? (?:of )?)?normal (?:or|to|versus) (?:\w+ )?(?:enlarged|large)",
+        r"(?:(?:upper )?limits? (?:of )?)?normal (?:or|to|versus) (?:\w+ )?(?:enlarged|large)",
     ),
     "normal": (
         "(?:at |within )?(?:the )?(?:upper )?limits? (?:of )?normal", "top[ -]normal",
@@ -155,7 +155,7 @@ CUES = {
     "possible_after": (
         r"(?:can ?not|can't|could not|may not|not)(?: \w+)? (?:be )?(?:\w+ )?"
         "(?:excluded|ruled out)",
-        "difficult to exclude$",
+        r"difficult to (?:\w+ )?exclude$", "(?:is|are)(?: also)? in the differential",
         rf"{_IS}(?: also| again)? (?:possible|suspected|questioned|questionable|suggested"
         "|considered|(?:a |another )?(?:consideration|concern|possibility))",
         "(?:may|might|could)(?: also)? be (?:present|considered)",
@@ -165,10 +165,10 @@ CUES = {
     "possible": (
         r"(?:can ?not|can't|could not|not|difficult to)(?: \w+){0,2} (?:exclude|rule out)",
         r"possib\w+", "questionable", "question(?: of)?", r"suspect\w*", "suspicious for",
-        "suspicion (?:of|for)", "concern(?:ing)? (?:of|for)", "worrisome for", "may", "might",
-        "could", "maybe", "perhaps", "exclude", "rule out", "equivocal", "considered",
+        "suspicion (?:of|for)", "concern(?:ing)? (?:of|for)", "worrisome for",
+        "(?:may|might|could)(?: also| well)?(?: be)?", "maybe", "perhaps", "exclude", "rule out", "equivocal", "considered",
         "consideration", r"evaluat\w+ for", "for evaluation of", "less likely", "unlikely",
-        r"correlat\w+(?: \w+)? for", "differential",
+        r"correlat\w+(?: \w+)? (?:for|as to|with)", "differential",
     ),
     "probable": ("probabl[ey]", r"presum\w+", r"favou?r\w*"),
     "borderline": ("borderline",),

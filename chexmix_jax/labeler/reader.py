@@ -15,9 +15,14 @@ _WITHOUT_ZONE = (*_SIZED, "Fracture", "Support Devices")
 
 def find_mentions(report: str) -> tuple[Mention, ...]:
   """Every mention of a finding, in the order of the text; () for a text without any."""
-  text = _BLANK.sub(" ", report.lower().replace("vs.", "vs"))
-  sentences = (" ".join(sentence.split()) for sentence in _SENTENCE_END.split(text))
+  sentences = split_sentences(report)
   return tuple(mention for sentence in sentences for mention in _read_sentence(sentence))
+
+
+def split_sentences(report: str) -> list[str]:
+  """The sentences as they are read: in lower case, with single spaces and without blanks."""
+  text = _BLANK.sub(" ", report.lower().replace("vs.", "vs"))
+  return [" ".join(sentence.split()) for sentence in _SENTENCE_END.split(text)]
 
 
 _SENTENCE_END = re.compile(r"[.;!?]+(?!\d)|\n\s*\n")
@@ -80,12 +85,12 @@ def _read_clause(clause: str) -> list[Mention]:
   found: list[tuple[int, Mention]] = []
   for noun in nouns:
     told = phrases.NOUNS[str(noun.lastgroup)]
-    value, doubt = _judge(clause, cues, noun.start(), noun.end(), told.value)
+    said, doubt = _judge(clause, cues, noun.start(), noun.end(), told.value)
     side = _find_side(clause, noun, nouns, sides)
     zone = _find_zone(clause, noun, nouns, sides, zones)
     for name in told.findings:
       place = ("" if name in _SIZED else side, "" if name in _WITHOUT_ZONE else zone)
-      found.append((noun.start(), Mention(name, value, *place, doubt)))
+      found.append((noun.start(), Mention(name, said, *place, doubt)))
   for structure in structures:
     names, _ = phrases.STRUCTURES[str(structure.lastgroup)]
     value, doubt = _find_state(clause, cues, structure)
