@@ -125,8 +125,9 @@ def score_coded(coded: Coded, reading: str, parity: int | None = None) -> dict[s
 
 
 def mean_f1(scores: dict[str, Score]) -> float:
-  """Mean over the findings that both schemes name, of those that some report has."""
-  return float(np.mean([scores[name].f1 for name in SAME if scores[name].true]))
+  """Mean over the findings that both schemes name, of those that some report has; else 0."""
+  values = [scores[name].f1 for name in SAME if scores[name].true]
+  return sum(values) / max(len(values), 1)
 
 
 def _number(uid: str) -> int:

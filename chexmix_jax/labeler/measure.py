@@ -19,6 +19,7 @@ from chexmix_jax.labeler.aggregate import label_report
 from chexmix_jax.labeler.coded import READINGS, SAME, Coded, Score
 from chexmix_jax.labels import CHEXPERT_14, INDEX, POSITIVE, UNCERTAIN
 
+
 def score_phantoms(number: int) -> dict[str, dict[str, Score]]:
   """Value (positive, uncertain) -> finding -> score on the labels of generated studies."""
   studies = [phantom.describe(0, index) for index in range(number)]
@@ -56,7 +57,7 @@ def coded_table(coded: Coded, reading: str) -> str:
 
 
 def _reading_table(coded: Coded) -> str:
-  lines = ["| counted as positive | mean F1 | even uids | odd uids |", "| --- | ---: | ---: | ---: |"]
+  lines = ["| reading | mean F1 | even uids | odd uids |", "| --- | ---: | ---: | ---: |"]
   for name in READINGS:
     means = [coded_lib.mean_f1(coded_lib.score_coded(coded, name, half)) for half in (None, 0, 1)]
     lines.append(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} |")

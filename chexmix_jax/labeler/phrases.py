@@ -67,7 +67,7 @@ NOUNS = {
     )),
     "atelectasis": Noun(("Atelectasis",), (
         r"atelecta\w+", "(?:lobar|lobe|lung) collapse",
-        r"collapsed? (?:of )?(?:the |a )?(?:\w+ ){0,4}(?:lungs?|lobes?)",
+        r"collapsed? (?:of )?(?:the |a )?(?:\w+ ){0,5}(?:lungs?|lobes?)",
     )),
     "edema": Noun(("Edema",), ("o?edema", "fluid overload", "heart failure", "chf")),
     "congestion": Noun(
@@ -166,8 +166,9 @@ CUES = {
         r"(?:can ?not|can't|could not|not|difficult to)(?: \w+){0,2} (?:exclude|rule out)",
         r"possib\w+", "questionable", "question(?: of)?", r"suspect\w*", "suspicious for",
         "suspicion (?:of|for)", "concern(?:ing)? (?:of|for)", "worrisome for",
-        "(?:may|might|could)(?: also| well)?(?: be)?", "maybe", "perhaps", "exclude", "rule out", "equivocal", "considered",
-        "consideration", r"evaluat\w+ for", "for evaluation of", "less likely", "unlikely",
+        "(?:may|might|could)(?: also| well)?(?: be)?", "maybe", "perhaps", "exclude",
+        "rule out", "equivocal", "considered", "consideration", r"evaluat\w+ for",
+        "for evaluation of", "less likely", "unlikely",
         r"correlat\w+(?: \w+)? (?:for|as to|with)", "differential",
     ),
     "probable": ("probabl[ey]", r"presum\w+", r"favou?r\w*"),

@@ -200,12 +200,12 @@ def _is_attribute(between: str, state: re.Match) -> bool:
 def _find_side(
     clause: str, noun: re.Match, nouns: Sequence[re.Match], sides: Sequence[re.Match]
 ) -> str:
-  """The side that belongs to a mention, else the one named nearest to it."""
+  """The side that belongs to a mention, else the last one named before it, else the first after."""
   if not sides:
     return ""
-  start, end = noun.span()
-  nearest = min(sides, key=lambda side: max(side.start() - end, start - side.end()))
-  return str((_find_own(clause, noun, nouns, sides) or nearest).lastgroup)
+  earlier = [side for side in sides if side.end() <= noun.start()]
+  other = earlier[-1] if earlier else sides[0]
+  return str((_find_own(clause, noun, nouns, sides) or other).lastgroup)
 
 
 def _find_zone(
