@@ -12,7 +12,9 @@ from chexmix_jax.data import studies, tokens
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.inference.inpaint import METHODS, draw_mask, fill_codes
-from chexmix_jax.metrics.images import l1, masked_ssim, ms_ssim, psnr, ssim
+from chexmix_jax.metrics import bootstrap
+from chexmix_jax.metrics.bootstrap import Figure
+from chexmix_jax.metrics.images import l1, masked_ssim, ms_ssim, ms_ssim_scales, psnr, ssim
 from chexmix_jax.models.transformer import Params
 from chexmix_jax.parallel.batches import map_rows
 
@@ -73,28 +75,11 @@ class InpaintingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureScores:
-  """One figure, picture by picture: a ratio of sums, so that pictures can be weighted.
-
-  Attributes:
-    sums_N: float64.
-    counts_N: of what was summed: hidden codes, or 1 for a score of the picture; float64.
-  """
-
-  sums_N: np.ndarray
-  counts_N: np.ndarray
-
-  @property
-  def value(self) -> float:
-    """All sums over all counts."""
-    return float(self.sums_N.sum() / self.counts_N.sum())
-
-
-@dataclasses.dataclass(frozen=True)
 class _Pictures:
   """The first N studies of one split: pictures, float32 in [0, 1], and their codes."""
 
   study_ids: list[str]
+  patient_ids: list[str]
   original_NHW: np.ndarray
   codes_NT: np.ndarray
 
@@ -116,10 +101,9 @@ class Inpainting:
   masks in turn, and with `/one_pass` and so on at the end those of each. PSNR is in dB, of
   each picture by itself (at most 100); pixels are in [0, 1] and not rounded. The metrics are
   described in chexmix_jax.metrics.images, the masks at draw_mask in chexmix_jax.inference.inpaint:
-  lungs are a template, not a segmentation. masked_ssim is NaN where all that is hidden of a picture
-  lies within 5 pixels of its edge, as it never does where cells are larger. The whole picture is
-  drawn from codes, the visible cells too. Baselines of the first seven, with the same visible
-  cells:
+  lungs are a template, not a segmentation. A picture has no masked_ssim, and does not count for it,
+  where all that is hidden of it lies within 5 pixels of its edge. The whole picture is drawn from
+  codes, the visible cells too. Baselines of the first seven, with the same visible cells:
 
     mean_fill/…           hidden pixels have the mean of the original's visible ones
     mean_image/…          hidden pixels are those of the mean training picture
@@ -141,7 +125,7 @@ class Inpainting:
     """Scores one checkpoint."""
     chosen = self._choose(params)
     take = slice(_NUM_EXAMPLES)
-    found: dict[str, PictureScores] = {}
+    found: dict[str, Figure] = {}
     artefacts = {"way": np.array(chosen), "study_ids": np.array(self._test.study_ids[take])}
     for shape, ratio in self._config.masks:
       mask = f"{shape}/mask={ratio:.2f}"
@@ -152,8 +136,16 @@ class Inpainting:
         if way == chosen:
           found |= {f"{name}/{mask}": score for name, score in scores.items()}
           artefacts[f"examples/{mask}"] = self._examples(hidden_NT, drawn_NHW, take)
-    values = {name: score.value for name, score in {**found, **self._baselines}.items()}
-    return Result({"num_studies": len(self._test.study_ids), **values}, artefacts)
+    pixels = self._test.original_NHW.shape[1:]
+    options = {
+        "fill": "most likely code,way by validation",
+        "pixels": "{}x{},in [0,1]".format(*pixels),
+        "psnr": "mean over pictures,at most 100 dB",
+        "ssim": "gaussian 11x11,sigma 1.5",
+        "ms_ssim": f"{ms_ssim_scales(*pixels)} scales",
+    }
+    values = {"num_studies": float(len(self._test.study_ids))}
+    return Result(values, artefacts, found | self._baselines, self._test.patient_ids, options)
 
   def _load(self, split: str, number: int) -> _Pictures:
     context = self._context
@@ -161,6 +153,7 @@ class Inpainting:
     codes_NT = table.codes[:number]
     return _Pictures(
         study_ids=table.study_ids[:number],
+        patient_ids=table.patient_ids[:number],
         original_NHW=_originals(context, split, len(codes_NT)),
         codes_NT=codes_NT,
     )
@@ -190,15 +183,16 @@ class Inpainting:
         draw_mask(*masks[number % len(masks)], grid, self._context.seed, number)
         for number in range(len(self._validation.codes_NT))
     ])
+    every = np.ones((1, len(hidden_NT)))
     psnr = {
-        way: self._score(params, self._validation, hidden_NT, way)[0]["masked_psnr"].value
+        way: self._score(params, self._validation, hidden_NT, way)[0]["masked_psnr"](every)[0]
         for way in self._config.methods
     }
     return max(self._config.methods, key=lambda way: psnr[way])
 
   def _score(
       self, params: Params, pictures: _Pictures, hidden_NT: np.ndarray, way: str
-  ) -> tuple[dict[str, PictureScores], np.ndarray]:
+  ) -> tuple[dict[str, Figure], np.ndarray]:
     """Scores of one way, and what it drew, (N, H, W)."""
     context = self._context
     filled = fill_codes(
@@ -214,18 +208,15 @@ class Inpainting:
 
   def _compare(
       self, original_NHW: np.ndarray, drawn_NHW: np.ndarray, hidden_NT: np.ndarray
-  ) -> dict[str, PictureScores]:
+  ) -> dict[str, Figure]:
     rows = {"original": original_NHW, "drawn": drawn_NHW, "hidden": self._pixels(hidden_NT)}
     scores = map_rows(picture_scores, rows, self._config.batch_size, "inpainting, scores")
-    return {
-        name: PictureScores(values_N.astype(np.float64), np.ones(len(values_N)))
-        for name, values_N in scores.items()
-    }
+    return {name: bootstrap.mean(values_N) for name, values_N in scores.items()}
 
-  def _score_baselines(self) -> dict[str, PictureScores]:
+  def _score_baselines(self) -> dict[str, Figure]:
     original_NHW, ceiling_NHW = self._test.original_NHW, self._ceiling_NHW
     mean_HW = _originals(self._context, "train", self._config.num_mean).mean(0)
-    found: dict[str, PictureScores] = {}
+    found: dict[str, Figure] = {}
     for shape, ratio in self._config.masks:
       hidden_NT = self._hidden(shape, ratio)
       hidden_NHW = self._pixels(hidden_NT)
@@ -257,9 +248,9 @@ def _originals(context: Context, split: str, number: int) -> np.ndarray:
   return np.stack([studies.first_picture(row) for row in rows]).astype(np.float32) / 255
 
 
-def _over_hidden(values_NT: np.ndarray, hidden_NT: np.ndarray) -> PictureScores:
+def _over_hidden(values_NT: np.ndarray, hidden_NT: np.ndarray) -> Figure:
   """A score of each hidden code."""
-  return PictureScores(
+  return bootstrap.ratio(
       np.sum(values_NT, axis=1, where=hidden_NT, dtype=np.float64),
       np.sum(hidden_NT, axis=1, dtype=np.float64),
   )

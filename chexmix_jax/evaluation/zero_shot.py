@@ -21,7 +21,7 @@ PHRASES = {
     "Enlarged Cardiomediastinum": ("The mediastinum is widened.", "The mediastinum is normal."),
     "Cardiomegaly": ("The heart is enlarged.", "The heart is normal in size."),
     "Lung Opacity": ("There is an opacity in the lungs.", "The lungs are clear."),
-    "Lung Lesion": ("There is a nodule or mass.", "There is no nodule or mass."),
+    "Lung Lesion": ("There is a lung nodule.", "There is no lung nodule."),
     "Edema": ("There is pulmonary edema.", "There is no pulmonary edema."),
     "Consolidation": ("There is consolidation.", "There is no consolidation."),
     "Pneumonia": ("There is pneumonia.", "There is no pneumonia."),

@@ -84,8 +84,8 @@ def test_scores_of_a_known_error():
   np.testing.assert_allclose(perfect["psnr"], 100, atol=1e-4)
 
 
-def test_figures_of_a_run(result, context, params, pictures):
-  values = result.values
+def test_figures_of_a_run(result, context, params, pictures, values_of):
+  values = values_of(result)
   assert values["num_studies"] == 6
   way = str(result.artefacts["way"])
   codes = tokens.load_tokens(context.tokens, "test").codes[:6]
@@ -122,8 +122,8 @@ def test_figures_of_a_run(result, context, params, pictures):
     assert number or values[f"nll/{mask}"] > 0
 
 
-def test_baselines_stand_beside_every_figure(result, context, pictures):
-  values = result.values
+def test_baselines_stand_beside_every_figure(result, context, pictures, values_of):
+  values = values_of(result)
   mean_image = studies.load_studies(context.studies, "train").images[:20].mean(0) / 255
   for mask in MASKS:
     errors = {"mean_fill": [], "mean_image": []}
@@ -142,7 +142,9 @@ def test_baselines_stand_beside_every_figure(result, context, pictures):
 
 
 @pytest.mark.parametrize("best", METHODS)
-def test_the_way_that_validates_better_is_the_headline(evaluation, params, monkeypatch, best):
+def test_the_way_that_validates_better_is_the_headline(
+    evaluation, params, monkeypatch, values_of, best
+):
   def perfect(config, vocabulary):
     return lambda params, rows: {
         "codes": rows["codes"], "log_prob": jnp.zeros(rows["codes"].shape)
@@ -150,15 +152,16 @@ def test_the_way_that_validates_better_is_the_headline(evaluation, params, monke
 
   monkeypatch.setitem(inpaint._FILLS, best, perfect)
   result = evaluation.run(params)
+  values = values_of(result)
   assert str(result.artefacts["way"]) == best
   for mask in MASKS:
-    assert result.values[f"token_accuracy/{mask}"] == 1 and result.values[f"nll/{mask}"] == 0
+    assert values[f"token_accuracy/{mask}"] == 1 and values[f"nll/{mask}"] == 0
     others = [way for way in METHODS if way != best]
-    assert all(result.values[f"token_accuracy/{mask}/{other}"] < 1 for other in others)
+    assert all(values[f"token_accuracy/{mask}/{other}"] < 1 for other in others)
     # Nothing is better than the true codes but what the tokenizer makes of them.
     for score in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim"):
-      ceiling = result.values[f"tokenizer_ceiling/{score}/{mask}"]
-      np.testing.assert_allclose(result.values[f"{score}/{mask}"], ceiling, atol=1e-6)
+      ceiling = values[f"tokenizer_ceiling/{score}/{mask}"]
+      np.testing.assert_allclose(values[f"{score}/{mask}"], ceiling, atol=1e-6)
 
 
 def test_bad_settings_are_named(context):
