@@ -250,10 +250,7 @@ def _originals(context: Context, split: str, number: int) -> np.ndarray:
 
 def _over_hidden(values_NT: np.ndarray, hidden_NT: np.ndarray) -> Figure:
   """A score of each hidden code."""
-  return bootstrap.ratio(
-      np.sum(values_NT, axis=1, where=hidden_NT, dtype=np.float64),
-      np.sum(hidden_NT, axis=1, dtype=np.float64),
-  )
+  return bootstrap.ratio(np.where(hidden_NT, values_NT, 0).sum(1), hidden_NT.sum(1))
 
 
 def picture_scores(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
