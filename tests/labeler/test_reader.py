@@ -120,7 +120,14 @@ def test_reads_sentences_as_radiologists_mean_them(report, expected):
         ),
         ("Bibasilar atelectasis.", [("Atelectasis", "bilateral", "lower")]),
         ("Effusions, left greater than right.", [("Pleural Effusion", "bilateral", "")]),
-        ("Left effusion and atelectasis.", [("Pleural Effusion", "left", ""), ("Atelectasis", "left", "")]),
+        (
+            "Left effusion and atelectasis.",
+            [("Pleural Effusion", "left", ""), ("Atelectasis", "left", "")],
+        ),
+        (
+            "Left lower lobe consolidation and atelectasis.",
+            [("Consolidation", "left", "lower"), ("Atelectasis", "left", "lower")],
+        ),
         ("The heart is enlarged. Edema.", [("Cardiomegaly", "", ""), ("Edema", "", "")]),
         ("Left apical pneumothorax.", [("Pneumothorax", "left", "upper")]),
         ("Mass in the middle lobe.", [("Lung Lesion", "right", "mid")]),
@@ -130,8 +137,8 @@ def test_reads_sentences_as_radiologists_mean_them(report, expected):
         (
             "Right basilar consolidation and atelectasis with bilateral effusions.",
             [
-                ("Consolidation", "right", "lower"), ("Atelectasis", "right", "lower"),
-                ("Pleural Effusion", "bilateral", "lower"),
+                ("Consolidation", "right", "lower"), ("Atelectasis", "right", ""),
+                ("Pleural Effusion", "bilateral", ""),
             ],
         ),
         (
