@@ -52,9 +52,7 @@ class InpaintingConfig:
     for shape, ratio in self.masks:
       # All cells where lungs lie are not all of the grid.
       if not 0 < ratio < 1 and (shape, ratio) != ("lungs", 1):
-        raise UserError(
-            f"{ratio} of the inpainting's {shape}_ratios must lie between 0 and 1."
-        )
+        raise UserError(f"{ratio} of the inpainting's {shape}_ratios must lie between 0 and 1.")
     for method in self.methods:
       if method not in METHODS:
         raise UserError(f"methods holds {method!r}, no way to fill; use some of {METHODS}.")
@@ -260,8 +258,8 @@ def _originals(context: Context, split: str, number: int) -> np.ndarray:
 def _over_hidden(values_NT: np.ndarray, hidden_NT: np.ndarray) -> PictureScores:
   """A score of each hidden code."""
   return PictureScores(
-      np.sum(values_NT, axis=1, where=hidden_NT, dtype=np.float64),
-      np.sum(hidden_NT, axis=1, dtype=np.float64),
+      sums_N=np.where(hidden_NT, values_NT, 0).sum(axis=1, dtype=np.float64),
+      counts_N=hidden_NT.sum(axis=1, dtype=np.float64),
   )
 
 
