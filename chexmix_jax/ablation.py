@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from chexmix_jax import cli, prepare, tokenize, train_image_tokenizer, train_text_tokenizer
 from chexmix_jax import config as config_lib
@@ -49,7 +50,7 @@ class AblationConfig:
   """
 
   quickstart: QuickstartConfig
-  arms: dict[str, dict[str, Any]]
+  arms: dict
   seeds: tuple[int, ...] = (0, 1, 2)
   evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
@@ -96,8 +97,8 @@ def _make_inputs(config: QuickstartConfig, data: str, output: pathlib.Path) -> I
       output / "text_tokenizer.model",
   )  # fmt: skip
   prepare.run(
-      open_source(data, 0, None), inputs.studies, LoadOptions(config.size, reports_from_labels=True),
-      WriteOptions(workers=available_cpus()),
+      open_source(data, 0, None), inputs.studies,
+      LoadOptions(config.size, reports_from_labels=True), WriteOptions(workers=available_cpus()),
   )  # fmt: skip
   train_image_tokenizer.run(inputs.studies, inputs.image_tokenizer, config.image_tokenizer)
   if not inputs.text_tokenizer.exists():
@@ -118,9 +119,10 @@ def _folder(arm: str) -> str:
 def write_report(config: AblationConfig, output: pathlib.Path) -> None:
   """ablation.html and ablation.csv, of what the evaluations left in `output`."""
   arms = [*config.arms, UNTRAINED]
+  mend = "run the ablation again."
   found = {
       arm: [
-          read_found(output / f"seed{seed}" / _folder(arm) / "evaluation", "run the ablation again.")
+          read_found(output / f"seed{seed}" / _folder(arm) / "evaluation", mend)
           for seed in config.seeds
       ]
       for arm in arms
@@ -160,7 +162,7 @@ def write_report(config: AblationConfig, output: pathlib.Path) -> None:
   print(f"{output / 'ablation.html'} and ablation.csv are written.")
 
 
-def _curves(config: AblationConfig, found: dict[str, list[Found]]):
+def _curves(config: AblationConfig, found: dict[str, list[Found]]) -> Figure:
   evaluate = config.evaluate
   reports = evaluate.generation.mask_ratios
   panels = {

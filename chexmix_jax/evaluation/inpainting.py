@@ -54,9 +54,7 @@ class InpaintingConfig:
     for shape, ratio in self.masks:
       # All cells where lungs lie are not all of the grid.
       if not 0 < ratio < 1 and (shape, ratio) != ("lungs", 1):
-        raise UserError(
-            f"{ratio} of the inpainting's {shape}_ratios must lie between 0 and 1."
-        )
+        raise UserError(f"{ratio} of the inpainting's {shape}_ratios must lie between 0 and 1.")
     for method in self.methods:
       if method not in METHODS:
         raise UserError(f"methods holds {method!r}, no way to fill; use some of {METHODS}.")

@@ -59,9 +59,9 @@ def draw_mask(
     random   round(ratio · h · w) cells by lot
     top      round(ratio · h) rows, from the first on
     bottom   the same, from the last on
-    block    one rectangle somewhere in the grid. Its height is 1/2 to 2 times its width as far as
-             whole cells and the grid's sides allow, its area is that of ratio · h · w cells but for
-             half a row or half a column of the rectangle
+    block    one rectangle, with the same chance anywhere that it fits. Its height is 1/2 to 2 times
+             its width as far as whole cells and the grid's sides allow, its area is that of
+             ratio · h · w cells but for half a row or half a column of the rectangle
     lungs    round(ratio · n) by lot of the n cells where lungs usually lie, all at a ratio of 1
 
   Lungs are a template and no segmentation: the same two ellipses in every picture, at 14 to 46 and
