@@ -47,22 +47,27 @@ class Found:
   checkpoint_step: int
 
 
-def read_found(folder: pathlib.Path, mend: str) -> Found:
-  """What `evaluate` wrote; UserError that names a damaged file and ends with `mend`."""
+def read_found(folder: pathlib.Path, mend: str, need: Sequence[str] = ()) -> Found:
+  """What `evaluate` wrote; UserError that names a file which is damaged, or missing though needed.
+
+  `need` are evaluations that must be there; the sentence ends with `mend`.
+  """
   results, arrays, samples = {}, {}, {}
   for name in EVALUATIONS:
     path = folder / f"{name}.json"
-    if not path.exists():
+    if name not in need and not path.exists():
       continue
     try:
       results[name] = json.loads(path.read_text(encoding="utf-8"))
-      with np.load(folder / f"{name}.npz") as file:
+      path = folder / f"{name}.npz"
+      with np.load(path) as file:
         arrays[name] = dict(file)
-      with np.load(folder / f"{name}.samples.npz") as file:
+      path = folder / f"{name}.samples.npz"
+      with np.load(path) as file:
         rows = zip(file["figures"].tolist(), file["replicates"], strict=True)
         samples[name] = str(file["fingerprint"]), dict(rows)
     except (OSError, ValueError, KeyError) as error:
-      raise UserError(f"{path} or the arrays beside it are damaged; {mend}") from error
+      raise UserError(f"{path} is missing or damaged; {mend}") from error
   if not results:
     raise UserError(f"{folder} has no results of evaluate; {mend}")
   return Found(

@@ -66,5 +66,5 @@ def test_what_cannot_be_compared_is_named(tmp_path):
   with pytest.raises(UserError, match="nothing has no results of evaluate"):
     evaluate.main(["compare", str(tmp_path / "nothing"), f"--output={tmp_path / 'page'}"])
   (folder / "classification.npz").write_bytes(b"x")
-  with pytest.raises(UserError, match=r"classification\.json or the arrays beside it are damaged"):
+  with pytest.raises(UserError, match=r"classification\.npz is missing or damaged; name folders"):
     evaluate.main(["compare", str(folder), f"--output={tmp_path / 'page'}"])
