@@ -28,6 +28,7 @@ from chexmix_jax.evaluation.evaluator import Context, Evaluation, Result
 from chexmix_jax.evaluation.generation import Generation, GenerationConfig
 from chexmix_jax.evaluation.inpainting import Inpainting, InpaintingConfig
 from chexmix_jax.evaluation.retrieval import Retrieval, RetrievalConfig
+from chexmix_jax.evaluation.summary import cells, summary_rows
 from chexmix_jax.evaluation.zero_shot import ZeroShot, ZeroShotConfig
 from chexmix_jax.files import write_whole
 from chexmix_jax.inference.model import LoadedModel, load_model
@@ -124,7 +125,7 @@ class Evaluator:
       )  # fmt: skip
       print(
           f"{name} of step {model.step}, {seconds:.0f} s\n"
-          f"{format_table(found['values'], found['intervals'])}",
+          f"{format_table(found['values'], found['intervals'], name)}",
           flush=True,
       )
     if pending:
@@ -264,32 +265,14 @@ def write_scores(output: pathlib.Path) -> None:
   write_whole(output / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def format_table(
-    values: dict[str, float], intervals: dict[str, Sequence[float]] | None = None
-) -> str:
-  """Figures with their intervals and their baselines beside them, a line each.
-
-  A baseline is named after its figure: `chance/recall@1` is one of `recall@1`. Figures without one
-  are left to the JSON, but for those that have a name of one word, such as counts.
-  """
-  intervals = intervals or {}
-  baselines: dict[str, list[str]] = {}
-  for key in values:
-    kind, _, figure = key.partition("/")
-    if figure in values:
-      baselines.setdefault(figure, []).append(kind)
-  rows = []
-  for figure in values:
-    if figure in baselines or "/" not in figure:
-      beside = [
-          f"{kind} {_number(values[f'{kind}/{figure}'])}" for kind in baselines.get(figure, [])
-      ]
-      if figure in intervals:
-        beside.insert(0, " – ".join(f"{end:.3f}" for end in intervals[figure]))
-      rows.append((figure, _number(values[figure]), "  ".join(beside)))
-  width = max((len(figure) for figure, _, _ in rows), default=0)
-  return "\n".join(f"  {f:{width}}  {value:>8}  {beside}".rstrip() for f, value, beside in rows)
-
-
-def _number(value: float) -> str:
-  return f"{value:.0f}" if value == int(value) and value > 1 else f"{value:.3f}"
+def format_table(values: dict[str, float], intervals: dict[str, Sequence[float]], name: str) -> str:
+  """The summary's figures of one evaluation: interval and baselines beside each."""
+  lines: list[tuple[str, str, str]] = []
+  for rows in summary_rows({name: values}).values():
+    for row in rows:
+      (number,), _, baselines = cells(row, [{name: values}])
+      ends = intervals.get(row.figure)
+      between = f"[{ends[0]:.{row.digits}f}, {ends[1]:.{row.digits}f}]" if ends else ""
+      lines.append((row.caption, f"{number:>7}  {between:16}", baselines))
+  width = max((len(caption) for caption, _, _ in lines), default=0)
+  return "\n".join(f"  {c:{width}}  {number}  {beside}".rstrip() for c, number, beside in lines)

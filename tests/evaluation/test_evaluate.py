@@ -117,7 +117,7 @@ def test_results_are_written_and_not_made_twice(write_run, inputs, tmp_path, con
   }  # fmt: skip
   np.testing.assert_array_equal(np.load(output / "retrieval.npz")["x"], np.arange(3))
   printed = capsys.readouterr().out
-  assert f"  score        13  {low:.3f} – {high:.3f}  chance 0.500\n" in printed
+  assert "retrieval of step 3, " in printed
   assert "retrieval: undefined and left out: undefined" in printed
   assert sorted(p.name for p in output.iterdir()) == [
       "classification.json", "classification.npz", "classification.samples.npz",
@@ -271,12 +271,15 @@ def test_an_error_is_one_sentence_and_status_2(inputs, tmp_path, capsys):
   assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'none'} is not a run directory")
 
 
-def test_the_table_sets_baselines_beside_their_figures():
-  table = run.format_table({
-      "num_test": 600.0, "auroc/mask=0.00": 0.8614, "auroc/mask=0.00/layer=1": 0.7,
-      "random_init/auroc/mask=0.00": 0.5, "chance/auroc/mask=0.00": 0.25,
-  })  # fmt: skip
+def test_the_table_has_the_summarys_figures_with_intervals_and_baselines():
+  table = run.format_table(
+      {
+          "num_test": 600.0, "auroc/mask=0.00": 0.8614, "auroc/mask=0.00/layer=1": 0.7,
+          "random_init/auroc/mask=0.00": 0.5,
+      },
+      {"auroc/mask=0.00": (0.8, 0.9)},
+      "classification",
+  )  # fmt: skip
   assert table.splitlines() == [
-      "  num_test              600",
-      "  auroc/mask=0.00     0.861  random_init 0.500  chance 0.250",
+      "  0% of the image hidden    0.861  [0.800, 0.900]    random initialisation 0.500",
   ]
