@@ -10,8 +10,10 @@ import numpy as np
 
 from chexmix_jax.data import studies, tokens
 from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation.consistency import Probes
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.inference.inpaint import METHODS, draw_mask, fill_codes
+from chexmix_jax.labels import CHEXPERT_5
 from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.bootstrap import Figure
 from chexmix_jax.metrics.images import l1, masked_ssim, ms_ssim, ms_ssim_scales, psnr, ssim
@@ -32,10 +34,12 @@ class InpaintingConfig:
     bottom_ratios: the same from the bottom on.
     block_ratios: shares of the cells that one rectangle hides, about.
     lungs_ratios: shares of the cells where lungs usually lie that are hidden, by lot below 1.
+    findings: that probes on whole pictures should still read from filled ones; none: not asked.
     methods: ways to fill, of METHODS in chexmix_jax.inference.inpaint.
     num_studies: of the split, from its first on.
     num_validation: of the validation split, for the choice of a way to fill.
     num_mean: of the training split, for the mean picture.
+    num_probe: of the training split, for the probes of findings.
     batch_size: pictures of a pass.
   """
 
@@ -44,10 +48,12 @@ class InpaintingConfig:
   bottom_ratios: tuple[float, ...] = (0.5,)
   block_ratios: tuple[float, ...] = (0.25, 0.5)
   lungs_ratios: tuple[float, ...] = (1.0,)
+  findings: tuple[str, ...] = CHEXPERT_5
   methods: tuple[str, ...] = METHODS
   num_studies: int = 64
   num_validation: int = 64
   num_mean: int = 1000
+  num_probe: int = 600
   batch_size: int = 64
 
   def __post_init__(self):
@@ -58,7 +64,7 @@ class InpaintingConfig:
     for method in self.methods:
       if method not in METHODS:
         raise UserError(f"methods holds {method!r}, no way to fill; use some of {METHODS}.")
-    for name in ("num_studies", "num_validation", "num_mean", "batch_size"):
+    for name in ("num_studies", "num_validation", "num_mean", "num_probe", "batch_size"):
       if getattr(self, name) < 1:
         raise UserError(f"{name}={getattr(self, name)} of the inpainting must be positive.")
 
@@ -92,6 +98,9 @@ class Inpainting:
 
     masked_psnr/M, masked_l1/M, masked_ssim/M   over the pixels of the hidden cells
     psnr/M, l1/M, ssim/M, ms_ssim/M             over the whole picture
+    finding_auroc/M, finding_kappa/M, finding_kept/M, finding_invented/M
+                                 of the chosen way, see chexmix_jax.evaluation.consistency: probes
+                                 on this checkpoint read the picture, drawn and encoded again
     token_accuracy/M             share of the hidden codes that are met
     nll/M                        nats of a hidden code, of the model's distribution over codes
 
@@ -101,7 +110,8 @@ class Inpainting:
   described in chexmix_jax.metrics.images, the masks at draw_mask in chexmix_jax.inference.inpaint:
   lungs are a template, not a segmentation. A picture has no masked_ssim, and does not count for it,
   where all that is hidden of it lies within 5 pixels of its edge. The whole picture is drawn from
-  codes, the visible cells too. Baselines of the first seven, with the same visible cells:
+  codes, the visible cells too. Baselines of all but
+  the last two, with the same visible cells:
 
     mean_fill/…           hidden pixels have the mean of the original's visible ones
     mean_image/…          hidden pixels are those of the mean training picture
@@ -117,6 +127,10 @@ class Inpainting:
     self._test = self._load(context.split, config.num_studies)
     self._validation = self._load("val", config.num_validation)
     self._ceiling_NHW = self._draw(self._test.codes_NT)
+    self._probes = Probes(
+        context, config.findings, config.num_studies, config.num_probe, config.batch_size
+    )
+    self._baseline_codes: dict[str, np.ndarray] = {}
     self._baselines = self._score_baselines()
 
   def run(self, params: Params) -> Result:
@@ -124,6 +138,7 @@ class Inpainting:
     chosen = self._choose(params)
     take = slice(_NUM_EXAMPLES)
     found: dict[str, Figure] = {}
+    filled_codes: dict[str, np.ndarray] = {}
     artefacts = {"way": np.array(chosen), "study_ids": np.array(self._test.study_ids[take])}
     for shape, ratio in self._config.masks:
       mask = f"{shape}/mask={ratio:.2f}"
@@ -134,6 +149,8 @@ class Inpainting:
         if way == chosen:
           found |= {f"{name}/{mask}": score for name, score in scores.items()}
           artefacts[f"examples/{mask}"] = self._examples(hidden_NT, drawn_NHW, take)
+          filled_codes[mask] = self._encode(drawn_NHW)
+    found |= self._read_findings(params, filled_codes)
     pixels = self._test.original_NHW.shape[1:]
     options = {
         "fill": "most likely code,way by validation",
@@ -161,6 +178,28 @@ class Inpainting:
     tokenizer = self._context.image_tokenizer
     pixels_NHWC = tokenizer.decode(codes_NT.reshape(-1, *tokenizer.grid))
     return (pixels_NHWC.mean(-1) + 1) / 2
+
+  def _encode(self, drawn_NHW: np.ndarray) -> np.ndarray:
+    """Codes (N, T) of pictures in [0, 1]."""
+    tokenizer = self._context.image_tokenizer
+    pixels_NHWC = np.clip(2 * drawn_NHW - 1, -1, 1)[..., None]
+    pixels_NHWC = np.repeat(pixels_NHWC, tokenizer.config.in_channels, axis=3)
+    return tokenizer.encode(pixels_NHWC).reshape(len(drawn_NHW), -1)
+
+  def _read_findings(
+      self, params: Params, filled_codes: dict[str, np.ndarray]
+  ) -> dict[str, Figure]:
+    """The figures of findings by mask, and those of the baselines."""
+    if not self._probes.findings:
+      return {}
+    reader = self._probes.fit(params)
+    original_NF = reader.scores(self._test.codes_NT)
+    found: dict[str, Figure] = {}
+    for name, codes_NT in {**filled_codes, **self._baseline_codes}.items():
+      *kind, shape, ratio = name.split("/")
+      for key, figure in reader.figures(original_NF, reader.scores(codes_NT)).items():
+        found["/".join([*kind, key, shape, ratio])] = figure
+    return found
 
   def _hidden(self, shape: str, ratio: float) -> np.ndarray:
     """Which codes of the test pictures are hidden, bool (N, T)."""
@@ -225,6 +264,9 @@ class Inpainting:
           "tokenizer_ceiling": ceiling_NHW,
       }
       for name, drawn_NHW in drawn.items():
+        if self._probes.findings:
+          codes_NT = self._encode(drawn_NHW)
+          self._baseline_codes[f"{name}/{shape}/mask={ratio:.2f}"] = codes_NT
         scores = self._compare(original_NHW, drawn_NHW, hidden_NT)
         found |= {
             f"{name}/{key}/{shape}/mask={ratio:.2f}": score for key, score in scores.items()

@@ -144,9 +144,21 @@ def test_the_way_that_validates_better_is_the_headline(
     others = [way for way in METHODS if way != best]
     assert all(values[f"token_accuracy/{mask}/{other}"] < 1 for other in others)
     # Nothing is better than the true codes but what the tokenizer makes of them.
-    for score in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim"):
+    for score in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim", "finding_kappa"):
       ceiling = values[f"tokenizer_ceiling/{score}/{mask}"]
       np.testing.assert_allclose(values[f"{score}/{mask}"], ceiling, atol=1e-6)
+
+
+def test_findings_are_read_from_what_is_drawn(result, context, params):
+  """The figures of a mask are of the drawn picture's codes, and none are there without findings."""
+  names = ("finding_auroc", "finding_kappa", "finding_kept", "finding_invented")
+  for mask in MASKS:
+    for name in names:
+      for kind in ("", "mean_fill/", "mean_image/", "tokenizer_ceiling/"):
+        assert f"{kind}{name}/{mask}" in result.figures
+  config = dataclasses.replace(CONFIG, findings=(), methods=("one_pass",), random_ratios=())
+  without = Inpainting(context, config).run(params)
+  assert not any("finding" in name for name in without.figures)
 
 
 def test_bad_settings_are_named(context):
