@@ -27,7 +27,7 @@ from chexmix_jax.training.optimizer import make_optimizer
 from chexmix_jax.training.step import abstract_batch, abstract_state, jit_train_step
 
 # Compiled at full effort a step takes four times as long and needs 1 to 2 % less memory.
-_EFFORT = -1.0
+_EFFORT = "O0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +122,12 @@ def _compile(mesh: jax.sharding.Mesh, lower: Callable[[], Any]) -> Compiled:
     try:
       compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
-      used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
-      if not used:
+      size = bytes_needed(str(error))
+      if size is None:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"The program does not compile ({reason}); choose other settings."
         ) from error
-      size = float(used[1]) * (2**30 if used[2] == "G" else 2**20)
       return Compiled(0.0, size, None, devices, time.perf_counter() - start)
   memory = compiled.memory_analysis()
   return Compiled(
@@ -140,10 +139,16 @@ def _compile(mesh: jax.sharding.Mesh, lower: Callable[[], Any]) -> Compiled:
   )
 
 
+def bytes_needed(message: str) -> float | None:
+  """What a program that does not fit would need, by the TPU compiler's words; else None."""
+  found = re.search(r"(?:Used |HLO temporaries \()([\d.]+)([GM])\b", message)
+  return float(found[1]) * (2**30 if found[2] == "G" else 2**20) if found else None
+
+
 @contextlib.contextmanager
 def _settings():
   """Little effort, and no cache on disk: what is compiled for others cannot be read back."""
-  ours = {"jax_exec_time_optimization_effort": _EFFORT, "jax_enable_compilation_cache": False}
+  ours = {"jax_optimization_level": _EFFORT, "jax_enable_compilation_cache": False}
   before = {name: getattr(jax.config, name) for name in ours}
   _configure(ours)
   try:
