@@ -142,7 +142,8 @@ class Classification:
                              same manner but for the layers
     …/labels=S               the same with a share S of the training studies, but for the largest
     random_init/auroc/mask=R baseline: the same of a model that was never trained, at its own layer
-    num_findings             that have `min_cases` of both kinds in every split; others are left out
+    num_findings             that have `min_cases` of both kinds in every split
+    num_left_out             of the others, which are named
     num_train, num_test      studies
 
   Chance is 0.5 for AUROC. Raises UserError where a split is missing.
@@ -194,6 +195,7 @@ class Classification:
     test, config = self._splits[self._context.split], self._config
     values: dict[str, float] = {
         "num_findings": len(self._findings),
+        "num_left_out": len(config.findings) - len(self._findings),
         "num_train": len(self._splits["train"].numbers),
         "num_test": len(test.numbers),
     }

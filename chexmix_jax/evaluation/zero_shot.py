@@ -67,7 +67,8 @@ class ZeroShot:
 
     auroc, auprc                    mean over the findings; chance is 0.5 for AUROC
     auroc/FINDING, auprc/FINDING    one of them
-    num_findings                    that have both kinds in the split; the others are named
+    num_findings                    that have both kinds in the split
+    num_left_out                    of the others, which are named
     num_studies
 
   A finding that all or none of the studies have has no AUROC. Raises UserError where the split is
@@ -94,6 +95,7 @@ class ZeroShot:
     """Scores one checkpoint."""
     values: dict[str, float] = {
         "num_findings": len(self._findings),
+        "num_left_out": len(self._config.findings) - len(self._findings),
         "num_studies": len(self._codes),
     }
     options = {

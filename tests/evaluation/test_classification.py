@@ -117,7 +117,7 @@ def test_findings_with_too_few_cases_are_left_out_and_named(context, params, cap
 def test_without_any_finding_only_the_counts_are_given(context, params):
   config = dataclasses.replace(CONFIG, findings=("Fracture",))
   result = Classification(context, config).run(params)
-  assert result.values == {"num_findings": 0, "num_train": 90, "num_test": 30}
+  assert result.values == {"num_findings": 0, "num_left_out": 1, "num_train": 90, "num_test": 30}
 
 
 def test_training_studies_are_limited_by_lot(context, monkeypatch, params):
