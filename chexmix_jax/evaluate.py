@@ -1,170 +1,62 @@
 """Scores checkpoints by the four evaluations: python -m chexmix_jax.evaluate --help
 
-Every evaluation writes OUTPUT/NAME.json (figures, their baselines among them) and OUTPUT/NAME.npz
-(arrays to draw and to count with). One that is finished for the same checkpoint is not repeated.
+The protocols are those of --config (default: configs/evaluate.py). Every evaluation writes
+OUTPUT/NAME.json (figures, their baselines among them, with 95 % intervals over patients and a
+signature), and OUTPUT/scores.csv and scores.jsonl have all figures. An evaluation that is finished
+for the same checkpoint is not repeated.
+
+Other commands, each with a --help of its own:
+
+  compare   one HTML page of several results side by side, with paired differences
+  score     scores the reports of any system, in the format of ReXrank
+  label     reads the 14 findings from a table of reports
 """
 
 import argparse
-import dataclasses
 import difflib
-import hashlib
-import io
 import json
-import math
 import pathlib
+import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Sequence
 
 from chexmix_jax import cli
 from chexmix_jax import config as config_lib
-from chexmix_jax.data import studies as studies_lib
-from chexmix_jax.data import tokens as tokens_lib
 from chexmix_jax.errors import UserError
-from chexmix_jax.evaluation.classification import Classification, ClassificationConfig
-from chexmix_jax.evaluation.evaluator import Context, Evaluation, Result
-from chexmix_jax.evaluation.generation import Generation, GenerationConfig
-from chexmix_jax.evaluation.inpainting import Inpainting, InpaintingConfig
-from chexmix_jax.evaluation.retrieval import Retrieval, RetrievalConfig
+from chexmix_jax.evaluation.compare import write_comparison
+from chexmix_jax.evaluation.run import EVALUATIONS, EvaluateConfig, Evaluator, Inputs
+from chexmix_jax.evaluation.score import score_file
 from chexmix_jax.files import write_whole
-from chexmix_jax.inference.model import LoadedModel, load_model
+from chexmix_jax.labeler.table import label_file
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
-from chexmix_jax.tokenizers.image import ImageTokenizer
-from chexmix_jax.tokenizers.load import load_text_tokenizer
+from chexmix_jax.training.checkpoint import read_job, saved_steps
 
-EVALUATIONS: dict[str, tuple[Callable[[Context, Any], Evaluation], Any]] = {
-    "classification": (Classification, ClassificationConfig()),
-    "inpainting": (Inpainting, InpaintingConfig()),
-    "generation": (Generation, GenerationConfig()),
-    "retrieval": (Retrieval, RetrievalConfig()),
-}
-"""Name -> class and configuration."""
+_POLL_S = 10.0
 
 
-def run(
-    checkpoints: Sequence[pathlib.Path],
-    outputs: Sequence[pathlib.Path],
-    studies: pathlib.Path,
-    tokens: pathlib.Path,
-    image_tokenizer: pathlib.Path,
-    text_tokenizer: pathlib.Path,
-    step: int | None = None,
-    seed: int = 0,
-    names: Sequence[str] = tuple(EVALUATIONS),
+def follow(
+    evaluator: Evaluator, checkpoint: pathlib.Path, output: pathlib.Path, poll: float = _POLL_S
 ) -> None:
-  """Writes the evaluations of each checkpoint (a run directory) to the output at its place.
+  """Evaluates every checkpoint that a run writes into `output`/STEP, until its last step.
 
-  `step` is that of the checkpoints, the newest by default. What does not depend on the checkpoint
-  is made once for all of them. Raises UserError for inputs that do not belong together, before
-  anything is scored.
+  Waits for a run that has not begun. A checkpoint that the run deletes meanwhile is passed over.
   """
-  image, text = ImageTokenizer.load(image_tokenizer), load_text_tokenizer(text_tokenizer)
-  context = None
-  for checkpoint, output in zip(checkpoints, outputs, strict=True):
-    model = load_model(checkpoint, step)
-    card = tokens_lib.check_card(tokens, model.vocabulary, image.fingerprint, text.fingerprint)
-    if card["request"]["studies"] != studies_lib.read_card(studies)["request"]:
-      raise UserError(f"{tokens} was made from other studies than {studies}; run tokenize again.")
-    # One layer to compile instead of all of them; on a CPU it is as fast.
-    shape = dataclasses.replace(model.config, scan_layers=True)
-    previous, context = context, Context(
-        shape, model.vocabulary, studies, tokens, image, text, seed=seed
-    )
-    if context != previous:
-      built: dict[str, Evaluation] = {}
-    stamps = {name: _stamp(name, checkpoint, model, card, context) for name in names}
-    pending = [name for name in names if not _is_finished(output, name, stamps[name])]
-    for name in pending:
-      if name not in built:
-        evaluation, config = EVALUATIONS[name]
-        built[name] = evaluation(context, config)
-    for name in pending:
-      start = time.perf_counter()
-      result = built[name].run(model.params)
-      seconds = round(time.perf_counter() - start, 1)
-      values = _finite(name, result.values)
-      _write(output, name, {**stamps[name], "seconds": seconds, "values": values}, result)
-      print(f"{name} of step {model.step}, {seconds:.0f} s\n{format_table(values)}", flush=True)
-
-
-def _stamp(
-    name: str,
-    checkpoint: pathlib.Path,
-    model: LoadedModel,
-    card: dict[str, Any],
-    context: Context,
-) -> dict[str, Any]:
-  """What a result was made from; `inputs` is a sha256 over run, tokens and configuration."""
-  config = config_lib.to_dict(EVALUATIONS[name][1])
-  inputs = [str(checkpoint.resolve()), model.job, card["request"], config]
-  return {
-      "evaluation": name,
-      "checkpoint_step": model.step,
-      "seed": context.seed,
-      "split": context.split,
-      "inputs": hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest(),
-  }
-
-
-def _is_finished(output: pathlib.Path, name: str, stamp: dict[str, Any]) -> bool:
-  path = output / f"{name}.json"
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError):
-    return False
-  if any(found.get(key) != value for key, value in stamp.items()):
-    return False
-  print(f"{name} of step {stamp['checkpoint_step']}: finished before, see {path}")
-  return True
-
-
-def _finite(name: str, values: dict[str, float]) -> dict[str, float]:
-  """The values that are numbers; says which are not."""
-  undefined = [key for key, value in values.items() if not math.isfinite(value)]
-  if undefined:
-    print(f"{name}: undefined and left out: {', '.join(undefined)}")
-  return {key: float(value) for key, value in values.items() if key not in undefined}
-
-
-def _write(output: pathlib.Path, name: str, found: dict[str, Any], result: Result) -> None:
-  """NAME.npz, then NAME.json, each whole or not at all; never new arrays beside old figures."""
-  try:
-    output.mkdir(parents=True, exist_ok=True)
-    (output / f"{name}.json").unlink(missing_ok=True)
-    arrays = io.BytesIO()
-    np.savez_compressed(arrays, allow_pickle=False, **result.artefacts)
-    write_whole(output / f"{name}.npz", arrays.getvalue())
-    write_whole(output / f"{name}.json", json.dumps(found, indent=2, allow_nan=False))
-  except OSError as error:
-    raise UserError(f"{output} cannot be written ({error}); give another --output.") from error
-
-
-def format_table(values: dict[str, float]) -> str:
-  """Figures with their baselines beside them, a line each.
-
-  A baseline is named after its figure: `chance/recall@1` is one of `recall@1`. Figures without one
-  are left to the JSON, but for those that have a name of one word, such as counts.
-  """
-  baselines: dict[str, list[str]] = {}
-  for key in values:
-    kind, _, figure = key.partition("/")
-    if figure in values:
-      baselines.setdefault(figure, []).append(kind)
-  rows = []
-  for figure in values:
-    if figure in baselines or "/" not in figure:
-      beside = "  ".join(
-          f"{kind} {_number(values[f'{kind}/{figure}'])}" for kind in baselines.get(figure, [])
-      )
-      rows.append((figure, _number(values[figure]), beside))
-  width = max((len(figure) for figure, _, _ in rows), default=0)
-  return "\n".join(f"  {f:{width}}  {value:>8}  {beside}".rstrip() for f, value, beside in rows)
-
-
-def _number(value: float) -> str:
-  return f"{value:.0f}" if value == int(value) and value > 1 else f"{value:.3f}"
+  seen: set[int] = set()
+  last = None
+  while last is None or last not in seen:
+    if last is None and (checkpoint / "job.json").exists():
+      last = read_job(checkpoint)["train"]["steps"]
+    new = [step for step in saved_steps(checkpoint) if step not in seen]
+    for step in new:
+      try:
+        evaluator(checkpoint, output / str(step), step)
+      except UserError:
+        if step in saved_steps(checkpoint):
+          raise
+        print(f"The checkpoint of step {step} is gone before it was read; it is passed over.")
+      seen.add(step)
+    if not new:
+      time.sleep(poll)
 
 
 def _names(text: str) -> list[str]:
@@ -178,8 +70,7 @@ def _names(text: str) -> list[str]:
   return [name for name in EVALUATIONS if name in asked]
 
 
-def main(argv: list[str] | None = None) -> None:
-  """The command line."""
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
       prog="python -m chexmix_jax.evaluate",
       description=__doc__,
@@ -190,6 +81,10 @@ def main(argv: list[str] | None = None) -> None:
       help="run directory; may be given several times, each with an --output of its own",
   )  # fmt: skip
   parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+  parser.add_argument(
+      "--follow", action="store_true",
+      help="evaluate each new checkpoint of a run that trains, into OUTPUT/STEP",
+  )  # fmt: skip
   for name, text in (
       ("studies", "--output of prepare"),
       ("tokens", "--output of tokenize"),
@@ -200,9 +95,18 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument(
       "--output", type=pathlib.Path, action="append", required=True, help="folder of the results"
   )
-  parser.add_argument("--seed", type=int, default=0, help="of masks, pools and random baselines")
+  parser.add_argument(
+      "--seed", type=int, default=0, help="of masks, pools, random baselines, bootstrap samples"
+  )
   parser.add_argument("--evaluations", default=",".join(EVALUATIONS), help="default: %(default)s")
-  args = parser.parse_args(argv)
+  return parser
+
+
+def evaluate(argv: Sequence[str]) -> None:
+  """The command line without a command's name."""
+  default = pathlib.Path(__file__).parents[1] / "configs" / "evaluate.py"
+  values, rest = cli.load_config(list(argv), default=str(default), schema=EvaluateConfig)
+  args = _parser().parse_args(rest)
   if len(args.checkpoint) != len(args.output):
     raise UserError(
         f"There are {len(args.checkpoint)} --checkpoint and {len(args.output)} --output; give one"
@@ -210,12 +114,84 @@ def main(argv: list[str] | None = None) -> None:
     )
   if args.seed < 0:
     raise UserError(f"--seed={args.seed} must not be negative.")
-  names = _names(args.evaluations)
+  if args.follow and (len(args.checkpoint) > 1 or args.step is not None):
+    raise UserError("--follow takes one --checkpoint and no --step.")
+  config = config_lib.build(EvaluateConfig, values.to_dict())
+  inputs = Inputs(args.studies, args.tokens, args.image_tokenizer, args.text_tokenizer)
   warn_if_accelerator_unused()
-  run(
-      args.checkpoint, args.output, args.studies, args.tokens, args.image_tokenizer,
-      args.text_tokenizer, args.step, args.seed, names,
+  evaluator = Evaluator(inputs, config, _names(args.evaluations), args.seed)
+  if args.follow:
+    follow(evaluator, args.checkpoint[0], args.output[0])
+    return
+  for checkpoint, output in zip(args.checkpoint, args.output, strict=True):
+    evaluator(checkpoint, output, args.step)
+
+
+def compare(argv: Sequence[str]) -> None:
+  """The command `compare`."""
+  parser = argparse.ArgumentParser(
+      prog="python -m chexmix_jax.evaluate compare", description=write_comparison.__doc__
+  )
+  parser.add_argument(
+      "results", type=pathlib.Path, nargs="+",
+      help="folders that evaluate wrote, the one that others are compared with first",
   )  # fmt: skip
+  parser.add_argument("--names", help="comma-separated, of the results; default: their folders'")
+  parser.add_argument("--output", type=pathlib.Path, required=True, help="the HTML file")
+  args = parser.parse_args(argv)
+  names = args.names.split(",") if args.names else [str(path) for path in args.results]
+  write_comparison(args.results, names, args.output)
+
+
+def label(argv: Sequence[str]) -> None:
+  """The command `label`."""
+  parser = argparse.ArgumentParser(
+      prog="python -m chexmix_jax.evaluate label",
+      description="Reads the 14 CheXpert findings from a CSV of reports, by rules.",
+  )
+  parser.add_argument("--input", type=pathlib.Path, required=True, help="CSV of reports")
+  parser.add_argument("--column", required=True, help="of texts, such as findings,impression")
+  parser.add_argument("--output", type=pathlib.Path, required=True, help="CSV of the labels")
+  args = parser.parse_args(argv)
+  label_file(args.input, args.column.split(","), args.output)
+
+
+def score(argv: Sequence[str]) -> None:
+  """The command `score`."""
+  parser = argparse.ArgumentParser(
+      prog="python -m chexmix_jax.evaluate score",
+      description="Scores the reports of any system: case id -> section_findings,"
+      " section_impression, model_prediction.",
+  )
+  parser.add_argument("--input", type=pathlib.Path, required=True, help="ReXrank JSON")
+  parser.add_argument("--output", type=pathlib.Path, required=True, help="JSON of the scores")
+  parser.add_argument("--reference", default="findings", help="or impression, or both by a comma")
+  parser.add_argument("--seed", type=int, default=0, help="of the bootstrap samples")
+  args = parser.parse_args(argv)
+  found = score_file(args.input, args.reference.split(","), seed=args.seed)
+  write_whole(args.output, json.dumps(found, indent=2, allow_nan=False))
+  for name, (low, high) in found["intervals"].items():
+    print(f"  {name:44}  {found['values'][name]:7.4f}  {low:.4f} – {high:.4f}")
+  for name, reason in found["unavailable"].items():
+    print(f"  {name:44}  {reason}")
+  if found["left_out"]:
+    print(f"  {len(found['left_out'])} cases have no reference; {args.output} names them.")
+  if found["empty"]:
+    print(f"  {len(found['empty'])} predictions are empty and scored so; {args.output} names them.")
+  print(f"{found['signature']}\n{args.output} is written.")
+
+
+COMMANDS = {"compare": compare, "label": label, "score": score}
+"""Name -> command line of what is not the evaluation of a checkpoint."""
+
+
+def main(argv: list[str] | None = None) -> None:
+  """The command line."""
+  argv = sys.argv[1:] if argv is None else argv
+  if argv and argv[0] in COMMANDS:
+    COMMANDS[argv[0]](argv[1:])
+  else:
+    evaluate(argv)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Order and names: Irvin et al. 2019 (CheXpert, arXiv 1901.07031), table 1.
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 
@@ -60,7 +61,21 @@ def mark_opacity(labels: np.ndarray) -> None:
     labels[INDEX["Lung Opacity"]] = POSITIVE
 
 
-def apply_mixed_policy(labels: np.ndarray) -> np.ndarray:
-  """Binary targets (..., 14) under the `mixed` policy: unknown is 0, uncertain goes by finding."""
-  uncertain_as = np.array([int(name in _MIXED_POSITIVE) for name in CHEXPERT_14])
-  return np.where(labels == UNCERTAIN, uncertain_as, labels == POSITIVE).astype(np.int8)
+Policy = Literal["mixed", "ones", "zeros", "ignore"]
+"""What an uncertain label counts as: by finding, positive, negative, or not at all."""
+
+
+def apply_policy(labels: np.ndarray, policy: Policy) -> np.ndarray:
+  """Targets (..., 14), float32: 1, 0, and NaN for what `ignore` leaves out. Unknown is 0.
+
+  The U-policies of Irvin et al. 2019 (section 4); `mixed` takes for each finding the one that they
+  found best.
+  """
+  by_finding = np.array([float(name in _MIXED_POSITIVE) for name in CHEXPERT_14])
+  uncertain_as = {
+      "mixed": by_finding,
+      "ones": np.ones_like(by_finding),
+      "zeros": np.zeros_like(by_finding),
+      "ignore": np.full_like(by_finding, np.nan),
+  }[policy]
+  return np.where(labels == UNCERTAIN, uncertain_as, labels == POSITIVE).astype(np.float32)

@@ -285,13 +285,18 @@ def main(argv: list[str] | None = None) -> None:
     _add_common_arguments(subparser)
   ratio = "share of the picture's codes that is hidden; default: %(default)s"
   parsers["report"].add_argument("--mask-ratio", type=float, default=0.0, help=ratio)
-  parsers["inpaint"].add_argument("--mask-ratio", type=float, default=0.5, help=ratio)
+  parsers["inpaint"].add_argument(
+      "--mask-ratio", type=float, default=0.5, help=f"{ratio}; of lungs, of their codes"
+  )
   for name in ("report", "inpaint"):
     parsers[name].add_argument("--seed", type=int, default=0, help="of what is hidden")
   parsers["embed"].add_argument(
       "--layers", type=_layers, help="such as 7,8,9, from 0 (token embeddings); default: all"
   )
-  parsers["inpaint"].add_argument("--mask", choices=MASK_SHAPES, default="random")
+  parsers["inpaint"].add_argument(
+      "--mask", choices=MASK_SHAPES, default="random",
+      help="what is hidden; lungs are where they usually lie; default: %(default)s",
+  )  # fmt: skip
   parsers["inpaint"].add_argument("--method", choices=METHODS, default="sequential")
   parsers["surprise"].add_argument(
       "--radius", type=int, default=1, help="of the hidden neighbourhood; default: %(default)s"

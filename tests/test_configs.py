@@ -6,8 +6,10 @@ import jax
 import pytest
 
 from chexmix_jax import cli, config
+from chexmix_jax.ablation import AblationConfig
 from chexmix_jax.data.masking import MaskingConfig
 from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation.run import EvaluateConfig
 from chexmix_jax.models import transformer, vqgan
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.parallel.sharding import param_shardings
@@ -21,10 +23,16 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 FILES = {
     "quickstart.py:phantom": QuickstartConfig,
     "quickstart.py:real": QuickstartConfig,
+    "ablation.py:phantom": AblationConfig,
+    "ablation.py:real": AblationConfig,
+    "evaluate.py:quick": EvaluateConfig,
+    "evaluate.py:paper": EvaluateConfig,
     "stage1_2p8b.py": TrainConfig,
     "stage2_2p8b.py": TrainConfig,
     "image_tokenizer_512.py": ImageTokenizerConfig,
 }
+
+LARGE = [name for name in FILES if ":" not in name]  # The others say what differs.
 
 
 def build(name, *overrides):
@@ -43,13 +51,13 @@ def test_a_config_builds(name):
   assert isinstance(build(name), FILES[name])
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "quickstart" not in name])
+@pytest.mark.parametrize("name", LARGE)
 def test_the_large_configs_list_every_setting(name):
   values, _ = cli.load_config([f"--config={CONFIGS / name}"])
   assert values.to_dict() == config.to_dict(build(name))
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*LARGE, "quickstart.py:phantom"])
 def test_a_misspelt_override_is_refused_with_a_hint(name):
   key = "stage1.stpes" if "quickstart" in name else "train.stpes" if "512" in name else "stpes"
   with pytest.raises(UserError, match=r"stpes is not a setting of .*'steps'\?"):

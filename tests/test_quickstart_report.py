@@ -104,9 +104,16 @@ def fabricate(output, studies_dir):
         "generation": generation(offset, study_ids), "retrieval": retrieval(offset),
     }  # fmt: skip
     for name, (values, arrays) in found.items():
-      card = {"evaluation": name, "checkpoint_step": 80, "seed": 3, "values": values}
+      card = {
+          "evaluation": name, "checkpoint_step": 80, "seed": 3, "values": values,
+          "intervals": {}, "signature": f"evaluation:{name}|stage:{stage}",
+      }  # fmt: skip
       (folder / f"{name}.json").write_text(json.dumps(card))
       np.savez(folder / f"{name}.npz", **arrays)
+      np.savez(
+          folder / f"{name}.samples.npz", figures=np.array([], str), replicates=np.zeros((0, 9)),
+          fingerprint=np.array("same"),
+      )  # fmt: skip
     write_lines(output / stage, ("loss", "image_nll", "text_nll", "step_seconds"), 4)
   write_lines(output / "image_tokenizer.training", ("psnr", "perplexity", "usage"), 5)
 
@@ -194,6 +201,7 @@ def test_the_page_is_one_file_with_everything_inside(written):
       "90% of the image hidden", "mean fill 11.2, mean image 14.0, tokenizer ceiling 24.0",
       "image to report, R@5", "most common report 0.125", "stage 2, step 80", "all steps 192",
       "Retrieval among 50 studies", "phantom: 50", "30 train, 10 val, 10 test",
+      "evaluation:retrieval|stage:stage2",
   ):  # fmt: skip
     assert expected in text, expected
   assert "pass it on only" not in text

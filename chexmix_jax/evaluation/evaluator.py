@@ -6,10 +6,12 @@ is built once for a set of inputs, and run for each checkpoint.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from chexmix_jax.metrics.bootstrap import Figure
 from chexmix_jax.models.transformer import Params, TransformerConfig
 from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.text import TextTokenizer
@@ -44,12 +46,19 @@ class Result:
   """What an evaluation found.
 
   Attributes:
-    values: figure name -> number; baselines stand beside the figures, see each evaluation.
+    values: figure name -> number, of what is not a figure of the studies: counts, chance.
     artefacts: name -> array (numbers, pictures or str), for figures and tables of examples.
+    figures: figure name -> how it depends on the studies; baselines stand beside the figures, see
+      each evaluation.
+    patient_ids: of the studies of `figures`.
+    options: what a signature has to name besides, such as the policy for uncertain labels.
   """
 
   values: dict[str, float]
   artefacts: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  figures: dict[str, Figure] = dataclasses.field(default_factory=dict)
+  patient_ids: Sequence[str] = ()
+  options: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Evaluation(Protocol):

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 UNTRAINED = "random initialisation"
-_COLOURS = ("#1f6fb2", "#d1662b", "#3b8f5a")
+_COLOURS = (
+    "#1f6fb2", "#d1662b", "#3b8f5a", "#8757a8", "#b08d1a", "#c23b6a", "#2fa3a3", "#6b5444",
+)  # fmt: skip
 _STYLE = {"linewidth": 1.6, "marker": "o", "markersize": 3}
 _GREY = "#8a94a0"
 
@@ -30,6 +32,22 @@ def auroc_by_ratio(ratios: np.ndarray, auroc: Mapping[str, np.ndarray]) -> Figur
   axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
   _chance(axis)
   _legend(figure, axis)
+  return figure
+
+
+def by_ratio(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, np.ndarray]]]
+) -> Figure:
+  """A panel for each title, over its M shares hidden: middle, low and high (M, 3) by name."""
+  figure, axes = _figure(1, len(panels), 3.4 * len(panels), 3.6)
+  for axis, (title, (ratios, bands)) in zip(axes, panels.items(), strict=True):
+    for name, values_M3 in bands.items():
+      style = _style(name, bands)
+      axis.plot(ratios, values_M3[:, 0], label=name, **style)
+      axis.fill_between(ratios, *values_M3[:, 1:].T, color=style["color"], alpha=0.12, linewidth=0)
+    _label(axis, title, "share of the image hidden")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+  _legend(figure, axes[0])
   return figure
 
 
@@ -101,7 +119,7 @@ def _legend(figure: Figure, axis: Axes) -> None:
   """The names of the lines of `axis`, above all axes."""
   handles, names = axis.get_legend_handles_labels()
   figure.legend(
-      handles, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize=9
+      handles, names, loc="outside upper left", ncols=min(len(names), 5), frameon=False, fontsize=9
   )
 
 

@@ -1,4 +1,4 @@
-"""Linear probes: many L2 logistic regressions at once, and the area under the ROC curve.
+"""Linear probes: many L2 logistic regressions at once.
 
 Shape suffixes: L layers, N studies, D features, F findings, S strengths of the penalty, G = F·S.
 """
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 # The step that is left, in the norm of the majoriser: far below what moves a rank.
 _TOLERANCE = 3e-6
@@ -44,8 +43,8 @@ def fit_probes(
 ) -> Probes:
   """Minimises mean log-loss + strength / 2 · |w|² over standardised features.
 
-  That is scikit-learn's LogisticRegression with C = 1 / (N · strength). Every finding needs a
-  positive and a negative study.
+  That is scikit-learn's LogisticRegression with C = 1 / (N · strength). Studies that are NaN in
+  `targets_NF` do not count for that finding; every finding needs a positive and a negative study.
   """
   mean_LD = features_NLD.mean(0, dtype=np.float64)
   scale_LD = features_NLD.std(0, dtype=np.float64)
@@ -77,13 +76,16 @@ def _minimise(x_LND, targets_NF, strengths_S):
   collinear features do not slow them down. No line search, so all problems go in step.
   """
   count, num_strengths = x_LND.shape[1], len(strengths_S)
+  known_NG = jnp.repeat(jnp.isfinite(targets_NF), num_strengths, axis=1).astype(jnp.float32)
+  known_G = known_NG.sum(0)
   covariance_LDD = jnp.einsum("LND,LNE->LDE", x_LND, x_LND, precision="highest") / count
   variances_LD, axes_LDD = jnp.linalg.eigh(covariance_LDD)
   z_LND = jnp.einsum("LND,LDE->LNE", x_LND, axes_LDD, precision="highest")
   z_LDN = z_LND.swapaxes(1, 2)
-  targets_NG = jnp.repeat(targets_NF, num_strengths, axis=1)
+  targets_NG = jnp.repeat(jnp.nan_to_num(targets_NF), num_strengths, axis=1)
   strengths_G = jnp.tile(strengths_S, targets_NF.shape[1])
-  majoriser_LDG = jnp.maximum(variances_LD, 0)[..., None] / 4 + strengths_G
+  # A mean over fewer studies has no more curvature than their sum over all.
+  majoriser_LDG = jnp.maximum(variances_LD, 0)[..., None] * (count / known_G) / 4 + strengths_G
   majoriser_bias = 0.25
 
   def unfinished(carry):
@@ -93,10 +95,10 @@ def _minimise(x_LND, targets_NF, strengths_S):
     ahead_LDG, ahead_bias_LG = carry["ahead"]
     weights_LDG, bias_LG = carry["now"]
     logits_LNG = jnp.matmul(z_LND, ahead_LDG, precision="highest") + ahead_bias_LG[:, None]
-    residual_LNG = jax.nn.sigmoid(logits_LNG) - targets_NG
-    gradient_LDG = jnp.matmul(z_LDN, residual_LNG, precision="highest") / count
+    residual_LNG = (jax.nn.sigmoid(logits_LNG) - targets_NG) * (known_NG / known_G)
+    gradient_LDG = jnp.matmul(z_LDN, residual_LNG, precision="highest")
     gradient_LDG += strengths_G * ahead_LDG
-    gradient_bias_LG = residual_LNG.mean(1)
+    gradient_bias_LG = residual_LNG.sum(1)
     new_LDG = ahead_LDG - gradient_LDG / majoriser_LDG
     new_bias_LG = ahead_bias_LG - gradient_bias_LG / majoriser_bias
     moved_LDG, moved_bias_LG = new_LDG - weights_LDG, new_bias_LG - bias_LG
@@ -117,7 +119,7 @@ def _minimise(x_LND, targets_NF, strengths_S):
         "left": jnp.sqrt(left_LG.max()),
     }
 
-  rate_G = targets_NG.mean(0)
+  rate_G = targets_NG.sum(0) / known_G
   bias_LG = jnp.broadcast_to(jnp.log(rate_G / (1 - rate_G)), (len(x_LND), len(rate_G)))
   start = (jnp.zeros_like(majoriser_LDG), bias_LG)
   first = {
@@ -126,17 +128,3 @@ def _minimise(x_LND, targets_NF, strengths_S):
   }  # fmt: skip
   z_weights_LDG, bias_LG = jax.lax.while_loop(unfinished, step, first)["now"]
   return jnp.matmul(axes_LDD, z_weights_LDG, precision="highest"), bias_LG
-
-
-def auroc(scores_NX: np.ndarray, positive_NX: np.ndarray) -> np.ndarray:
-  """Area under the ROC curve down the first axis: float64 (...), NaN where one class is absent.
-
-  The probability that a positive scores above a negative, ties counting half (Mann & Whitney 1947),
-  from ranks: exact. `positive_NX` broadcasts against the scores.
-  """
-  positive_NX = np.broadcast_to(positive_NX, scores_NX.shape).astype(bool)
-  ranks_NX = scipy.stats.rankdata(scores_NX, axis=0)
-  positives = positive_NX.sum(0)
-  pairs = (positives * (len(scores_NX) - positives)).astype(np.float64)
-  wins = np.where(positive_NX, ranks_NX, 0.0).sum(0) - positives * (positives + 1) / 2
-  return np.divide(wins, pairs, out=np.full(wins.shape, np.nan), where=pairs > 0)

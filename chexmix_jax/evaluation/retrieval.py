@@ -13,6 +13,8 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.evaluation.likelihood import log_likelihoods
 from chexmix_jax.inference.embeddings import embed_images, embed_reports
+from chexmix_jax.metrics import bootstrap
+from chexmix_jax.metrics.bootstrap import Figure
 from chexmix_jax.models.transformer import Params
 
 _DIRECTIONS = ("image_to_report", "report_to_image")
@@ -51,6 +53,7 @@ class _Pool:
   """N studies of one split."""
 
   study_ids: list[str]
+  patient_ids: list[str]
   codes: np.ndarray
   texts: list[np.ndarray]
 
@@ -86,8 +89,9 @@ class Retrieval:
     chance/DIRECTION/recall@K, chance/DIRECTION/median_rank baseline: a ranking by lot
     pool_size
 
-  A report that reads the same as the right one is right too. A tie counts against the model. Raises
-  UserError where a split is missing.
+  A report that reads the same as the right one is right too. A tie counts against the model.
+  Intervals are over the queries' patients, in the pool as it is. Raises UserError where a split is
+  missing.
   """
 
   def __init__(self, context: Context, config: RetrievalConfig = RetrievalConfig()):
@@ -101,6 +105,7 @@ class Retrieval:
     validation = self._ranks(self._validation, params, "retrieval, validation pool")
     test = self._ranks(self._test, params, "retrieval")
     values: dict[str, float] = {"pool_size": len(self._test.codes)}
+    figures: dict[str, Figure] = {}
     artefacts = {"study_ids": np.array(self._test.study_ids)}
     for direction in _DIRECTIONS:
       quality = {
@@ -109,21 +114,27 @@ class Retrieval:
       }
       chosen = max(quality, key=lambda score: quality[score])
       artefacts[f"{direction}/score"] = np.array(chosen)
-      values |= self._figures(direction, "", test[direction][chosen])
+      figures |= self._figures(direction, "", test[direction][chosen])
       chance = chance_of_hit(self._test.relevant_NN.sum(1))
       for k in self._config.ranks:
         values[f"chance/{direction}/recall@{k}"] = float(chance[:k][-1])
       values[f"chance/{direction}/median_rank"] = float(1 + np.argmax(chance >= 0.5 - 1e-9))
       for score, ranks in test[direction].items():
-        values |= self._figures(direction, f"/{score}", ranks)
+        figures |= self._figures(direction, f"/{score}", ranks)
         artefacts[f"{direction}/ranks/{score}"] = ranks
-    return Result(values, artefacts)
-
-  def _figures(self, direction: str, suffix: str, ranks: np.ndarray) -> dict[str, float]:
-    figures = {
-        f"{direction}/recall@{k}{suffix}": float(np.mean(ranks <= k)) for k in self._config.ranks
+    options = {
+        "pool": f"{len(self._test.codes)},by lot,other patients first",
+        "score": "by validation",
+        "identical reports": "hits",
+        "ties": "against the model",
     }
-    return {**figures, f"{direction}/median_rank{suffix}": float(np.median(ranks))}
+    return Result(values, artefacts, figures, self._test.patient_ids, options)
+
+  def _figures(self, direction: str, suffix: str, ranks: np.ndarray) -> dict[str, Figure]:
+    figures = {
+        f"{direction}/recall@{k}{suffix}": bootstrap.mean(ranks <= k) for k in self._config.ranks
+    }
+    return {**figures, f"{direction}/median_rank{suffix}": bootstrap.median(ranks)}
 
   def _draw(self, split: str, size: int) -> _Pool:
     """`size` studies by lot: one of each patient, then more of them where patients are too few."""
@@ -138,6 +149,7 @@ class Retrieval:
     chosen = (first + later)[:size]
     return _Pool(
         study_ids=[table.study_ids[i] for i in chosen],
+        patient_ids=[table.patient_ids[i] for i in chosen],
         codes=table.codes[chosen],
         texts=[table.texts[i] for i in chosen],
     )

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from chexmix_jax.evaluation.figures import UNTRAINED
 
+EVALUATIONS = ("classification", "zero_shot", "inpainting", "generation", "retrieval")
+"""In the order in which they are shown."""
+
 DIRECTIONS = {"image_to_report": "image to report", "report_to_image": "report to image"}
 _METRICS = {
     "recall@1": "R@1", "recall@5": "R@5", "recall@10": "R@10", "median_rank": "median rank"
@@ -34,9 +37,10 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
           f"{float(figure.split('=')[1]):.0%} of the image hidden", "classification", figure,
           {UNTRAINED: f"random_init/{figure}"},
       )
-      for figure in values["classification"]
+      for figure in values.get("classification", ())
       if re.fullmatch(r"auroc/mask=[\d.]+", figure)
   ]  # fmt: skip
+  zero_shot = [Row("mean over the findings", "zero_shot", "auroc")]
   inpainting = [
       Row(
           f"{mask_caption(figure)} hidden", "inpainting", figure,
@@ -47,7 +51,7 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
           },
           digits=1,
       )
-      for figure in values["inpainting"]
+      for figure in values.get("inpainting", ())
       if re.fullmatch(r"masked_psnr/\w+/mask=[\d.]+", figure)
   ]  # fmt: skip
   generation = [
@@ -63,6 +67,9 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
           "finding_f1_macro": "F1 of the findings, macro",
           "side_accuracy": "side right, of true positives",
           "exact_match": "reports equal to the reference",
+          "bleu_4": "BLEU-4",
+          "rouge_l": "ROUGE-L",
+          "cider": "CIDEr",
       }.items()
   ]  # fmt: skip
   retrieval = [
@@ -76,12 +83,13 @@ def summary_rows(values: Values) -> dict[str, list[Row]]:
   ]  # fmt: skip
   groups = {
       "Classification by frozen embeddings, AUROC": classification,
+      "Classification by the likelihood of a sentence, AUROC": zero_shot,
       "Inpainting, PSNR of the hidden part in dB": inpainting,
       "Report generation": generation,
-      f"Retrieval among {values['retrieval'].get('pool_size', 0):.0f} studies": retrieval,
+      f"Retrieval among {values.get('retrieval', {}).get('pool_size', 0):.0f} studies": retrieval,
   }
   return {
-      heading: [row for row in rows if row.figure in values[row.evaluation]]
+      heading: [row for row in rows if row.figure in values.get(row.evaluation, {})]
       for heading, rows in groups.items()
   }
 
@@ -101,7 +109,7 @@ def cells(row: Row, values: Sequence[Values]) -> tuple[list[str], int | None, st
   def text(number: float | None) -> str:
     return "–" if number is None else f"{number:.{row.digits}f}"
 
-  numbers = [found[row.evaluation].get(row.figure) for found in values]
+  numbers = [found.get(row.evaluation, {}).get(row.figure) for found in values]
   beside = values[-1][row.evaluation]
   baselines = ", ".join(
       f"{caption} {text(beside[figure])}"

@@ -5,6 +5,7 @@ Shape suffixes as in models/transformer.py: L layers, B batch, T tokens, D width
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ import numpy as np
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
 from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
+
+Pooling = Literal["mean", "last"]
 
 _REPORT_WIDTH = 16  # Reports are padded to a multiple of this, so that few widths are compiled.
 
@@ -24,15 +27,16 @@ def embed_images(
     image_ids: np.ndarray,
     batch_size: int,
     description: str = "",
+    pooling: Pooling = "mean",
 ) -> np.ndarray:
-  """float32 (N, L+1, D): means over the image positions of `boi · image · eoi`.
+  """float32 (N, L+1, D): means over the image positions of `boi · image · eoi`, or at `eoi`.
 
   `image_ids` are token ids (N, n); hidden ones are vocabulary.mask. The layers are those of
   Transformer.hidden_states.
   """
   prompts = image_prompts(vocabulary, image_ids)
-  pooled = np.ones(prompts.shape, np.float32)
-  pooled[:, [0, -1]] = 0
+  pooled = np.zeros(prompts.shape, np.float32)
+  pooled[:, slice(1, -1) if pooling == "mean" else -1] = 1
   rows = {"tokens": prompts, "pooled": pooled}
   function = jax.tree_util.Partial(_pooled_hidden_states(config), params)
   return map_rows(function, rows, batch_size, description)

@@ -14,6 +14,7 @@ from chexmix_jax.data.sources import source
 from chexmix_jax.data.write_studies import WriteOptions, write_studies
 from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.evaluation.evaluator import Context
+from chexmix_jax.metrics.bootstrap import Resamples
 from chexmix_jax.models import vqgan
 from chexmix_jax.models.transformer import TransformerConfig, abstract_params
 from chexmix_jax.tokenizers import text
@@ -52,6 +53,17 @@ def make_content(number):
 
 def make_picture(number, size):
   return make_content(number)[0]
+
+
+def _values_of(result):
+  resamples = Resamples(tuple(result.patient_ids))
+  return result.values | {name: resamples.value(f) for name, f in result.figures.items()}
+
+
+@pytest.fixture(scope="session")
+def values_of():
+  """A function of a Result: all values, those of the figures of all studies among them."""
+  return _values_of
 
 
 @pytest.fixture(scope="session")

@@ -27,12 +27,12 @@ def result(evaluation, params):
   return evaluation.run(params)
 
 
-def test_figures_are_those_of_the_scores(result, context):
-  values, artefacts = result.values, result.artefacts
+def test_figures_are_those_of_the_scores(result, context, values_of):
+  values, artefacts = values_of(result), result.artefacts
   assert artefacts["findings"].tolist() == FOUND  # In the order of the 14, those with cases.
   assert (values["num_findings"], values["num_train"], values["num_test"]) == (4, 90, 30)
   metrics = pytest.importorskip("sklearn.metrics")
-  labels = labels_lib.apply_mixed_policy(tokens.load_tokens(context.tokens, "test").labels)
+  labels = labels_lib.apply_policy(tokens.load_tokens(context.tokens, "test").labels, "mixed")
   for m, ratio in enumerate(("0.00", "0.50", "1.00")):
     layer = artefacts["layer"][m]
     per_finding = []
@@ -55,16 +55,16 @@ def test_the_layer_is_chosen_by_validation(result):
   np.testing.assert_array_equal(result.artefacts["layer"], validation.argmax(1))
 
 
-def test_findings_are_seen_in_whole_pictures_and_not_in_hidden_ones(result):
+def test_findings_are_seen_in_whole_pictures_and_not_in_hidden_ones(result, values_of):
   # Squares in the picture move even random features; where all is hidden every study is the same.
-  assert result.values["auroc/mask=0.00"] > 0.75
-  assert result.values["auroc/mask=1.00"] == pytest.approx(0.5, abs=1e-12)
-  assert result.values["random_init/auroc/mask=0.00"] > 0.75
-  assert result.values["random_init/auroc/mask=1.00"] == pytest.approx(0.5, abs=1e-12)
+  assert values_of(result)["auroc/mask=0.00"] > 0.75
+  assert values_of(result)["auroc/mask=1.00"] == pytest.approx(0.5, abs=1e-12)
+  assert values_of(result)["random_init/auroc/mask=0.00"] > 0.75
+  assert values_of(result)["random_init/auroc/mask=1.00"] == pytest.approx(0.5, abs=1e-12)
 
 
 def test_a_second_run_gives_the_same_and_does_not_repeat_the_baseline(
-    evaluation, result, params, monkeypatch
+    evaluation, result, params, monkeypatch, values_of
 ):
   passes = []
   embed_images = classification.embed_images
@@ -75,7 +75,7 @@ def test_a_second_run_gives_the_same_and_does_not_repeat_the_baseline(
 
   monkeypatch.setattr(classification, "embed_images", counted)
   again = evaluation.run(params)
-  assert again.values == result.values
+  assert values_of(again) == values_of(result)
   assert len(passes) == len(CONFIG.mask_ratios)
 
 
@@ -117,7 +117,7 @@ def test_findings_with_too_few_cases_are_left_out_and_named(context, params, cap
 def test_without_any_finding_only_the_counts_are_given(context, params):
   config = dataclasses.replace(CONFIG, findings=("Fracture",))
   result = Classification(context, config).run(params)
-  assert result.values == {"num_findings": 0, "num_train": 90, "num_test": 30}
+  assert result.values == {"num_findings": 0, "num_left_out": 1, "num_train": 90, "num_test": 30}
 
 
 def test_training_studies_are_limited_by_lot(context, monkeypatch, params):
@@ -138,10 +138,77 @@ def test_training_studies_are_limited_by_lot(context, monkeypatch, params):
   assert np.any(fitted[0] != fitted[2])
 
 
+def test_fewer_labels_are_a_part_of_all_and_what_has_one_value_is_left_out(
+    context, monkeypatch, params, values_of
+):
+  fitted = []
+  fit_probes = classification.fit_probes
+
+  def spy(features, targets, strengths):
+    fitted.append(targets.shape)
+    return fit_probes(features, targets, strengths)
+
+  monkeypatch.setattr(classification, "fit_probes", spy)
+  config = ClassificationConfig(
+      mask_ratios=(0.0,), findings=tuple(FOUND), label_fractions=(0.03, 1.0)
+  )
+  result = Classification(context, config).run(params)
+  values = values_of(result)
+  assert fitted[0] == (90, 4) and fitted[1][0] == 3 and fitted[1][1] < 4
+  few = [name for name in FOUND if f"auroc/mask=0.00/labels=0.03/{name}" in values]
+  assert len(few) == fitted[1][1]
+  expected = np.mean([values[f"auroc/mask=0.00/labels=0.03/{name}"] for name in few])
+  assert values["auroc/mask=0.00/labels=0.03"] == pytest.approx(expected)
+  assert values["auroc/mask=0.00/labels=0.03"] < values["auroc/mask=0.00"]
+
+
+def test_areas_of_precision_and_brier_scores_are_scikit_learns(result, values_of):
+  metrics = pytest.importorskip("sklearn.metrics")
+  values, artefacts = values_of(result), result.artefacts
+  for f, finding in enumerate(FOUND):
+    truth, scores = artefacts["targets"][:, f], artefacts["scores"][0, :, f].astype(np.float64)
+    expected = metrics.average_precision_score(truth, scores)
+    assert values[f"auprc/mask=0.00/{finding}"] == pytest.approx(expected, abs=1e-12)
+    expected = metrics.brier_score_loss(truth, 1 / (1 + np.exp(-scores)))
+    assert values[f"brier/mask=0.00/{finding}"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_uncertain_labels_are_left_out_when_ignored(context, params):
+  config = dataclasses.replace(CONFIG, policy="ignore", mask_ratios=(0.0,))
+  result = Classification(context, config).run(params)
+  labels = tokens.load_tokens(context.tokens, "test").labels
+  columns = [labels_lib.INDEX[name] for name in result.artefacts["findings"]]
+  unknown = np.isnan(result.artefacts["targets"])
+  np.testing.assert_array_equal(unknown, labels[:, columns] == labels_lib.UNCERTAIN)
+  assert unknown.any() and result.options["policy"] == "ignore"
+
+
+@pytest.mark.parametrize(("aggregate", "expected"), [("mean", [2, 5]), ("max", [3, 5])])
+def test_pictures_of_a_study_share_one_score(context, monkeypatch, aggregate, expected):
+  row = {"patient_id": "p", "study_id": "s", "labels": np.zeros(14, np.int8)}
+  codes = np.arange(16)[None]
+  # A study of two frontal pictures and a lateral one, and one of unknown views.
+  rows = [
+      row | {"codes": np.concatenate([codes, codes + 1, codes + 2]), "views": np.array([0, 0, 1])},
+      row | {"codes": np.concatenate([codes, codes + 3]), "views": np.array([2, 2])},
+  ]
+  monkeypatch.setattr(classification.tokens, "open_tokens", lambda *_, **__: rows)
+  config = dataclasses.replace(CONFIG, aggregate=aggregate)
+  evaluation = Classification(context, config)
+  split = evaluation._splits["test"]
+  assert split.codes[:, 0].tolist() == [0, 1, 0] and split.starts.tolist() == [0, 2]
+  assert len(evaluation._splits["train"].codes) == 2  # Probes are fitted to one of each.
+  scores = np.array([1.0, 3.0, 5.0])[:, None, None, None]
+  assert evaluation._of_studies(scores, split).ravel().tolist() == expected
+  hidden = evaluation._hide(split, 0.5) == context.vocabulary.mask
+  assert set(hidden.sum(1)) == {8} and np.any(hidden[0] != hidden[1])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"mask_ratios": (0.5, 1.5)}, "mask_ratios="),
+        ({"label_fractions": (0.0, 1.0)}, "label_fractions="),
         ({"findings": ("Oedema",)}, "'Oedema'"),
         ({"strengths": (1.0, 0.0)}, "strengths="),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,16 +13,23 @@ from chexmix_jax.evaluation.inpainting import (
     Inpainting,
     InpaintingConfig,
     picture_scores,
-    ssim,
 )
 from chexmix_jax.inference import inpaint
 from chexmix_jax.inference.inpaint import METHODS, draw_mask, fill_codes
+from chexmix_jax.metrics import images
 
 CONFIG = InpaintingConfig(
-    random_ratios=(0.5,), methods=METHODS, num_studies=6, num_validation=5, num_mean=20,
-    batch_size=4,
+    random_ratios=(0.5,), block_ratios=(0.5,), methods=METHODS, num_studies=6, num_validation=5,
+    num_mean=20, batch_size=4,
 )  # fmt: skip
-MASKS = ("random/mask=0.50", "top/mask=0.50", "bottom/mask=0.50")
+MASKS = {
+    "random/mask=0.50": ("random", 0.5),
+    "top/mask=0.50": ("top", 0.5),
+    "bottom/mask=0.50": ("bottom", 0.5),
+    "block/mask=0.50": ("block", 0.5),
+    "lungs/mask=1.00": ("lungs", 1.0),
+}
+SCORES = ("masked_psnr", "masked_l1", "masked_ssim", "psnr", "l1", "ssim", "ms_ssim")
 
 
 @pytest.fixture(scope="module")
@@ -45,56 +53,31 @@ def cells(pixels):
   return np.array([[pixels[(y // 4) * 4 + x // 4] for x in range(16)] for y in range(16)])
 
 
-def test_ssim_is_the_mean_over_windows():
-  rng = np.random.default_rng(0)
-  a = rng.random((2, 14, 15))
-  b = np.clip(a + rng.normal(0, 0.2, a.shape), 0, 1)
-  distance = np.arange(11) - 5
-  window = np.exp(-(distance[:, None] ** 2 + distance**2) / (2 * 1.5**2))
-  window /= window.sum()
-  for x, y, found in zip(a, b, ssim(jnp.asarray(a), jnp.asarray(b)), strict=True):
-    values = []
-    for top in range(14 - 10):
-      for left in range(15 - 10):
-        p, q = (z[top : top + 11, left : left + 11] for z in (x, y))
-        mean_p, mean_q = np.sum(window * p), np.sum(window * q)
-        var_p, var_q = (np.sum(window * (z - m) ** 2) for z, m in ((p, mean_p), (q, mean_q)))
-        cov = np.sum(window * (p - mean_p) * (q - mean_q))
-        likeness = (2 * mean_p * mean_q + 1e-4) / (mean_p**2 + mean_q**2 + 1e-4)
-        values.append(likeness * (2 * cov + 9e-4) / (var_p + var_q + 9e-4))
-    np.testing.assert_allclose(found, np.mean(values), atol=1e-5)
-
-
-def test_ssim_of_a_picture_with_itself_is_one_also_where_it_is_flat():
-  flat = jnp.full((1, 16, 16), 0.9)
-  np.testing.assert_allclose(ssim(flat, flat), 1, atol=1e-6)
-
-
 def test_scores_of_a_known_error():
   original = np.full((1, 16, 16), 0.5, np.float32)
   hidden = np.zeros((1, 16, 16), bool)
   hidden[:, :4] = True
   drawn = np.where(hidden, 0.6, 0.5).astype(np.float32)
-  scores = picture_scores({"original": original, "drawn": drawn, "hidden": hidden})
+  score = jax.jit(picture_scores)
+  scores = score({"original": original, "drawn": drawn, "hidden": hidden})
   np.testing.assert_allclose(scores["masked_psnr"], 20, atol=1e-4)
   np.testing.assert_allclose(scores["psnr"], 20 + 10 * np.log10(4), atol=1e-4)
   np.testing.assert_allclose(scores["masked_l1"], 0.1, atol=1e-6)
   np.testing.assert_allclose(scores["l1"], 0.025, atol=1e-6)
-  perfect = picture_scores({"original": original, "drawn": original, "hidden": hidden})
+  np.testing.assert_array_equal(scores["masked_ssim"], np.nan)  # No window is centred there.
+  perfect = score({"original": original, "drawn": original, "hidden": hidden})
   np.testing.assert_allclose(perfect["psnr"], 100, atol=1e-4)
 
 
-def test_figures_of_a_run(result, context, params, pictures):
-  values = result.values
+def test_figures_of_a_run(result, context, params, pictures, values_of):
+  values = values_of(result)
   assert values["num_studies"] == 6
   way = str(result.artefacts["way"])
   codes = tokens.load_tokens(context.tokens, "test").codes[:6]
-  for number, mask in enumerate(MASKS):
-    for name in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim", "token_accuracy", "nll"):
+  for number, (mask, shape_and_ratio) in enumerate(MASKS.items()):
+    for name in (*SCORES, "token_accuracy", "nll"):
       assert values[f"{name}/{mask}"] == values[f"{name}/{mask}/{way}"]
-    hidden = np.stack([
-        draw_mask(mask.split("/")[0], 0.5, (4, 4), context.seed, i) for i in range(6)
-    ])
+    hidden = np.stack([draw_mask(*shape_and_ratio, (4, 4), context.seed, i) for i in range(6)])
     filled = fill_codes(
         context.model, context.vocabulary, params, codes, hidden, way, batch_size=4
     )
@@ -116,19 +99,21 @@ def test_figures_of_a_run(result, context, params, pictures):
     assert examples.shape == (6, 4, 16, 16) and examples.dtype == np.uint8
     np.testing.assert_array_equal(examples[:, 0], np.rint(pictures * 255))
     where = np.stack([cells(h) for h in hidden])
+    likeness = images.masked_ssim(pictures, drawn, where)
+    np.testing.assert_allclose(values[f"masked_ssim/{mask}"], likeness.mean(), atol=1e-5)
     assert np.all(examples[:, 1][where] == 128)
     np.testing.assert_array_equal(examples[:, 1][~where], examples[:, 0][~where])
     np.testing.assert_allclose(examples[:, 2], drawn * 255, atol=0.51)
     assert number or values[f"nll/{mask}"] > 0
 
 
-def test_baselines_stand_beside_every_figure(result, context, pictures):
-  values = result.values
+def test_baselines_stand_beside_every_figure(result, context, pictures, values_of):
+  values = values_of(result)
   mean_image = studies.load_studies(context.studies, "train").images[:20].mean(0) / 255
-  for mask in MASKS:
+  for mask, shape_and_ratio in MASKS.items():
     errors = {"mean_fill": [], "mean_image": []}
     for number, picture in enumerate(pictures):
-      hidden = cells(draw_mask(mask.split("/")[0], 0.5, (4, 4), context.seed, number))
+      hidden = cells(draw_mask(*shape_and_ratio, (4, 4), context.seed, number))
       errors["mean_fill"].append(np.mean((picture[hidden] - picture[~hidden].mean()) ** 2))
       errors["mean_image"].append(np.mean((picture - mean_image)[hidden] ** 2))
     for name, found in errors.items():
@@ -136,13 +121,15 @@ def test_baselines_stand_beside_every_figure(result, context, pictures):
           values[f"{name}/masked_psnr/{mask}"], np.mean(-10 * np.log10(found)), atol=1e-3
       )
     for name in ("mean_fill", "mean_image", "tokenizer_ceiling"):
-      for score in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim"):
+      for score in SCORES:
         assert np.isfinite(values[f"{name}/{score}/{mask}"])
   assert len({values[f"tokenizer_ceiling/psnr/{mask}"] for mask in MASKS}) == 1
 
 
 @pytest.mark.parametrize("best", METHODS)
-def test_the_way_that_validates_better_is_the_headline(evaluation, params, monkeypatch, best):
+def test_the_way_that_validates_better_is_the_headline(
+    evaluation, params, monkeypatch, values_of, best
+):
   def perfect(config, vocabulary):
     return lambda params, rows: {
         "codes": rows["codes"], "log_prob": jnp.zeros(rows["codes"].shape)
@@ -150,20 +137,35 @@ def test_the_way_that_validates_better_is_the_headline(evaluation, params, monke
 
   monkeypatch.setitem(inpaint._FILLS, best, perfect)
   result = evaluation.run(params)
+  values = values_of(result)
   assert str(result.artefacts["way"]) == best
   for mask in MASKS:
-    assert result.values[f"token_accuracy/{mask}"] == 1 and result.values[f"nll/{mask}"] == 0
+    assert values[f"token_accuracy/{mask}"] == 1 and values[f"nll/{mask}"] == 0
     others = [way for way in METHODS if way != best]
-    assert all(result.values[f"token_accuracy/{mask}/{other}"] < 1 for other in others)
+    assert all(values[f"token_accuracy/{mask}/{other}"] < 1 for other in others)
     # Nothing is better than the true codes but what the tokenizer makes of them.
-    for score in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim"):
-      ceiling = result.values[f"tokenizer_ceiling/{score}/{mask}"]
-      np.testing.assert_allclose(result.values[f"{score}/{mask}"], ceiling, atol=1e-6)
+    for score in ("masked_psnr", "masked_l1", "psnr", "l1", "ssim", "finding_kappa"):
+      ceiling = values[f"tokenizer_ceiling/{score}/{mask}"]
+      np.testing.assert_allclose(values[f"{score}/{mask}"], ceiling, atol=1e-6)
+
+
+def test_findings_are_read_from_what_is_drawn(result, context, params):
+  """The figures of a mask are of the drawn picture's codes, and none are there without findings."""
+  names = ("finding_auroc", "finding_kappa", "finding_kept", "finding_invented")
+  for mask in MASKS:
+    for name in names:
+      for kind in ("", "mean_fill/", "mean_image/", "tokenizer_ceiling/"):
+        assert f"{kind}{name}/{mask}" in result.figures
+  config = dataclasses.replace(CONFIG, findings=(), methods=("one_pass",), random_ratios=())
+  without = Inpainting(context, config).run(params)
+  assert not any("finding" in name for name in without.figures)
 
 
 def test_bad_settings_are_named(context):
-  with pytest.raises(UserError, match=r"1\.0 of the inpainting's ratios"):
+  with pytest.raises(UserError, match=r"1\.0 of the inpainting's random_ratios"):
     InpaintingConfig(random_ratios=(0.5, 1.0))
+  with pytest.raises(UserError, match=r"1\.5 of the inpainting's lungs_ratios"):
+    InpaintingConfig(lungs_ratios=(1.0, 1.5))
   with pytest.raises(UserError, match="methods holds 'guess'"):
     InpaintingConfig(methods=("guess",))
   with pytest.raises(UserError, match="num_studies=0"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chexmix_jax.evaluation.probe import auroc, fit_probes
+from chexmix_jax.evaluation.probe import fit_probes
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
@@ -57,25 +57,3 @@ def test_probes_do_not_mind_constant_and_repeated_features(data):
   np.testing.assert_allclose(
       fit_probes(doubled, targets, (0.2,)).scores(doubled), plain, atol=1e-3
   )
-
-
-def test_auroc_counts_the_pairs_that_are_in_order():
-  scores = np.array([0.1, 0.4, 0.4, 0.8, 0.4])
-  positive = np.array([0, 1, 0, 1, 0])
-  # 0.4 beats 0.1 and ties with two; 0.8 beats three.
-  assert auroc(scores, positive) == (1 + 0.5 + 0.5 + 3) / 6
-  assert auroc(-scores, positive) == (0 + 0.5 + 0.5 + 0) / 6
-  assert np.isnan(auroc(scores, np.ones(5)))
-  both = auroc(np.stack([scores, -scores], 1), positive[:, None])
-  np.testing.assert_array_equal(both, [5 / 6, 1 / 6])
-
-
-def test_auroc_equals_scikit_learns():
-  metrics = pytest.importorskip("sklearn.metrics")
-  rng = np.random.default_rng(0)
-  for _ in range(20):
-    positive = rng.random(500) < 0.1
-    scores = (rng.normal(size=500) + positive).round(1).astype(np.float32)  # Many ties.
-    np.testing.assert_allclose(
-        auroc(scores, positive), metrics.roc_auc_score(positive, scores), rtol=0, atol=1e-12
-    )

@@ -39,8 +39,8 @@ def result(context, params):
   return Retrieval(context, CONFIG).run(params)
 
 
-def test_figures_are_those_of_the_ranks(result):
-  values, artefacts = result.values, result.artefacts
+def test_figures_are_those_of_the_ranks(result, values_of):
+  values, artefacts = values_of(result), result.artefacts
   scores = [
       *(f"cosine/layer={k}" for k in range(3)), "log_likelihood", "log_likelihood_per_token",
       "pmi/alpha=0.5", "pmi/alpha=1",
@@ -95,8 +95,8 @@ def planted(context, monkeypatch):
   monkeypatch.setattr(retrieval, "log_likelihoods", likelihoods)
 
 
-def test_a_prior_of_reports_hides_what_pmi_finds(context, params, planted):
-  values = Retrieval(context, CONFIG).run(params).values
+def test_a_prior_of_reports_hides_what_pmi_finds(context, params, planted, values_of):
+  values = values_of(Retrieval(context, CONFIG).run(params))
   assert values["image_to_report/recall@1/log_likelihood"] < 0.5
   assert values["image_to_report/recall@1/pmi/alpha=1"] == 1
   assert values["report_to_image/recall@1/log_likelihood"] == 1
@@ -105,17 +105,17 @@ def test_a_prior_of_reports_hides_what_pmi_finds(context, params, planted):
   assert values["image_to_report/median_rank"] == 1
 
 
-def test_a_report_that_reads_the_same_is_right(context, params, planted):
+def test_a_report_that_reads_the_same_is_right(context, params, planted, values_of):
   evaluation = Retrieval(context, RetrievalConfig(pool_size=30, validation_pool_size=6))
   texts = [text.tobytes() for text in evaluation._test.texts]
   counts = np.array([texts.count(text) for text in texts])
   assert counts.max() > 1
-  values = evaluation.run(params).values
+  values = values_of(evaluation.run(params))
   assert values["image_to_report/recall@1/pmi/alpha=1"] == 1
   assert values["chance/image_to_report/recall@1"] == pytest.approx(np.mean(counts / 30))
 
 
-def test_the_score_is_chosen_in_validation_only(context, params, monkeypatch):
+def test_the_score_is_chosen_in_validation_only(context, params, monkeypatch, values_of):
   evaluation = Retrieval(context, CONFIG)
 
   def ranks(self, pool, params, description):
@@ -127,7 +127,7 @@ def test_the_score_is_chosen_in_validation_only(context, params, monkeypatch):
     }
 
   monkeypatch.setattr(Retrieval, "_ranks", ranks)
-  values = evaluation.run(params).values
+  values = values_of(evaluation.run(params))
   assert values["image_to_report/recall@5"] == 0 and values["image_to_report/recall@5/b"] == 1
 
 

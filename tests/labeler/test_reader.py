@@ -1,5 +1,3 @@
-import csv
-import itertools
 import pathlib
 import subprocess
 import sys
@@ -10,7 +8,7 @@ import pytest
 
 from chexmix_jax import labels as labels_lib
 from chexmix_jax import phantom
-from chexmix_jax.labeler import Mention, find_mentions, label_report
+from chexmix_jax.labeler import find_mentions, label_report
 from chexmix_jax.labels import NEGATIVE, POSITIVE, UNCERTAIN, UNKNOWN
 
 _SHORT = {
@@ -85,6 +83,17 @@ _CASES = (
     ("Moderate pericardial effusion.", ""),
     ("Pulmonary vascular congestion.", "?ED ?LO"),
     ("Small effusion seen previously. No effusion.", "+PE"),
+    ("No pneumothorax with small left effusion.", "-PTX +PE"),
+    ("Probable effusion with mild atelectasis.", "?PE +AT +LO"),
+    ("This may be due to crowding, infection or edema.", "?PN ?ED ?LO"),
+    ("Infection is also in the differential.", "?PN ?LO"),
+    ("Heart size is upper limits of normal or mildly enlarged.", "?CM"),
+    ("Edema is difficult to completely exclude.", "?ED ?LO"),
+    ("Peripheral edema. Mass effect on the trachea. This leads to doubt.", ""),
+    ("Collapse of a large part of the left lung.", "+AT +LO"),
+    ("Small pleural air collection.", "+PTX"),
+    ("Biapical capping. Interlobar thickening.", "+PO"),
+    ("Heart size XXXX enlarged. XXXX effusion, ___ in size.", "+CM +PE"),
 )  # fmt: skip
 
 
@@ -103,39 +112,79 @@ def test_reads_sentences_as_radiologists_mean_them(report, expected):
     [
         (
             "Right lower lobe consolidation with small left pleural effusion.",
-            [("Consolidation", POSITIVE, "right"), ("Pleural Effusion", POSITIVE, "left")],
+            [("Consolidation", "right", "lower"), ("Pleural Effusion", "left", "")],
         ),
         (
             "Nodule in the left upper lobe and no pneumothorax on the right.",
-            [("Lung Lesion", POSITIVE, "left"), ("Pneumothorax", NEGATIVE, "right")],
+            [("Lung Lesion", "left", "upper"), ("Pneumothorax", "right", "")],
         ),
-        ("Bibasilar atelectasis.", [("Atelectasis", POSITIVE, "bilateral")]),
-        ("Effusions, left greater than right.", [("Pleural Effusion", POSITIVE, "bilateral")]),
+        ("Bibasilar atelectasis.", [("Atelectasis", "bilateral", "lower")]),
+        ("Effusions, left greater than right.", [("Pleural Effusion", "bilateral", "")]),
         (
             "Left effusion and atelectasis.",
-            [("Pleural Effusion", POSITIVE, "left"), ("Atelectasis", POSITIVE, "left")],
+            [("Pleural Effusion", "left", ""), ("Atelectasis", "left", "")],
         ),
         (
-            "The heart is enlarged. Edema.",
-            [("Cardiomegaly", POSITIVE, ""), ("Edema", POSITIVE, "")],
+            "Left lower lobe consolidation and atelectasis.",
+            [("Consolidation", "left", "lower"), ("Atelectasis", "left", "lower")],
         ),
+        ("The heart is enlarged. Edema.", [("Cardiomegaly", "", ""), ("Edema", "", "")]),
+        ("Left apical pneumothorax.", [("Pneumothorax", "left", "upper")]),
+        ("Mass in the middle lobe.", [("Lung Lesion", "right", "mid")]),
+        ("Lingular opacity.", [("Lung Opacity", "left", "mid")]),
+        ("Retrocardiac opacity.", [("Lung Opacity", "", "lower")]),
+        ("Opacity at the right base.", [("Lung Opacity", "right", "lower")]),
+        (
+            "Right basilar consolidation and atelectasis with bilateral effusions.",
+            [
+                ("Consolidation", "right", "lower"), ("Atelectasis", "right", ""),
+                ("Pleural Effusion", "bilateral", ""),
+            ],
+        ),
+        (
+            "Small left effusion and right upper lobe nodule.",
+            [("Pleural Effusion", "left", ""), ("Lung Lesion", "right", "upper")],
+        ),
+        # Neither bones nor devices nor the limits of normal have a zone.
+        ("Right upper lobe catheter.", [("Support Devices", "right", "")]),
+        ("Upper limits of normal heart size.", [("Cardiomegaly", "", "")]),
+    ],
+)  # fmt: skip
+def test_mentions_have_their_place(report, expected):
+  assert [(m.finding, m.side, m.zone) for m in find_mentions(report)] == expected
+
+
+@pytest.mark.parametrize(
+    ("report", "doubts"),
+    [
+        ("Possible pneumonia.", ["possible"]),
+        ("Pneumonia cannot be excluded.", ["possible"]),
+        ("Probable pneumonia.", ["probable"]),
+        ("Atelectasis versus scar.", ["alternative"]),
+        ("Atelectasis or consolidation.", ["alternative", "alternative"]),
+        ("Possible atelectasis or scar.", ["possible"]),
+        ("Borderline cardiomegaly.", ["borderline"]),
+        ("The heart is borderline in size.", ["borderline"]),
+        ("Blunting of the right angle.", ["sign"]),
+        ("Pneumonia.", [""]),
+        ("No pneumonia.", [""]),
     ],
 )
-def test_mentions_have_their_side(report, expected):
-  assert find_mentions(report) == tuple(Mention(*fields) for fields in expected)
+def test_what_is_uncertain_says_why(report, doubts):
+  mentions = find_mentions(report)
+  assert [mention.doubt for mention in mentions] == doubts
+  assert all((mention.value == UNCERTAIN) == bool(mention.doubt) for mention in mentions)
 
 
-def test_agrees_with_the_labels_and_sides_of_generated_studies():
-  said = (POSITIVE, UNCERTAIN)
-  for seed, index in itertools.product((0, 1), range(200)):
-    study = phantom.make_study(seed, index, 16)
-    got = label_report(study.report)
-    matters = np.isin(study.labels, said) | np.isin(got, said)
-    np.testing.assert_array_equal(got[matters], study.labels[matters], err_msg=study.report)
-    mentions = find_mentions(study.report)
-    for finding in study.findings:
+def test_finds_every_side_and_zone_of_generated_studies():
+  for index in range(300):
+    findings, report, _ = phantom.describe(1, index)
+    said = {(m.finding, m.value, m.side, m.zone) for m in find_mentions(report)}
+    for finding in findings:
       value = UNCERTAIN if finding.hedged else POSITIVE
-      assert Mention(finding.label, value, finding.side) in mentions, study.report
+      # Generated atelectasis has no zone, and is written as basal where it has a side.
+      zone = "lower" if finding.kind == "atelectasis" and finding.side else finding.zone
+      assert (finding.label, value, finding.side, zone) in said, report
 
 
 def test_never_fails_on_garbled_text():
@@ -159,59 +208,15 @@ def test_never_fails_on_garbled_text():
 def test_imports_nothing_heavy():
   # It runs in worker processes, one start-up each.
   code = "import sys, chexmix_jax.labeler; print({'jax', 'tensorflow_datasets'} & {*sys.modules})"
-  root = pathlib.Path(__file__).resolve().parents[1]
+  root = pathlib.Path(__file__).resolve().parents[2]
   run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
   assert run.stdout.strip() == "set()", run.stderr
 
 
 def test_is_fast_enough_for_a_whole_data_set():
-  reports = [phantom.make_study(7, index, 16).report for index in range(200)]
+  reports = [phantom.describe(7, index)[1] for index in range(200)]
   start = time.process_time()
   for report in reports:
     label_report(report)
-  # More than 2,000 a second where nothing else runs; a tenth of it is a fault, not a busy machine.
+  # More than 10,000 a second where nothing else runs; a tenth of it is a fault, not a busy machine.
   assert len(reports) / (time.process_time() - start) > 200
-
-
-# Precision and recall of POSITIVE against human annotation. negbio_labels.csv repeats the MeSH
-# codes that people gave the reports; they code "probable X" and "X versus Y" as X, where this
-# labeler says UNCERTAIN, and code "nodular opacity" as a round opacity, not as a nodule.
-_OPENI = {
-    "Atelectasis": (("Atelectasis",), 0.94, 0.70),
-    "Cardiomegaly": (("Cardiomegaly",), 0.94, 0.84),
-    "Pleural Effusion": (("Effusion",), 0.95, 0.79),
-    "Lung Lesion": (("Mass", "Nodule"), 0.63, 0.90),
-    "Pneumonia": (("Pneumonia",), 0.66, 0.79),
-    "Pneumothorax": (("Pneumothorax",), 0.86, 0.80),
-    "Consolidation": (("Consolidation",), 0.90, 0.90),
-    "Edema": (("Edema",), 0.79, 0.86),
-    "Pleural Other": (("Pleural_Thickening",), 0.74, 0.48),
-}
-
-
-def _read_csv(path: pathlib.Path) -> dict[str, dict[str, str]]:
-  with path.open(encoding="utf-8", newline="") as file:
-    return {row["uid"]: row for row in csv.DictReader(file)}
-
-
-def test_agrees_with_people_on_real_reports(shared):
-  reports = _read_csv(shared / "data" / "openi" / "indiana_reports.csv")
-  truth = _read_csv(shared / "data" / "openi" / "negbio_labels.csv")
-  uids = sorted(set(truth) & set(reports))
-  assert len(uids) > 3000
-  labels = np.stack(
-      [label_report(f"{reports[u]['findings']} {reports[u]['impression']}") for u in uids]
-  )
-  counts = []
-  for name, (columns, precision, recall) in _OPENI.items():
-    is_there = np.array([any(truth[u][column] == "1" for column in columns) for u in uids])
-    found = labels[:, labels_lib.INDEX[name]] == POSITIVE
-    hits, all_found, all_there = (found & is_there).sum(), found.sum(), is_there.sum()
-    assert hits / all_found >= precision, f"{name}: precision {hits / all_found:.3f}"
-    assert hits / all_there >= recall, f"{name}: recall {hits / all_there:.3f}"
-    counts.append((hits, all_found, all_there))
-  hits, all_found, all_there = np.sum(counts, axis=0)
-  assert 2 * hits / (all_found + all_there) >= 0.83
-  # Studies that people call normal have no finding here; the converse fails for scars and the like.
-  is_normal = np.array([truth[u]["normal"] == "1" for u in uids])
-  assert (labels[is_normal, labels_lib.INDEX["No Finding"]] == POSITIVE).mean() >= 0.99

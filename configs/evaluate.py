@@ -1,0 +1,23 @@
+"""The protocols of chexmix_jax.evaluate: `quick` (minutes on two CPU cores) or `paper`."""
+
+import ml_collections
+
+_PAPER = {
+    "classification": {
+        "mask_ratios": (0.0, 0.1, 0.25, 0.5, 0.75, 0.85, 0.9, 0.95),
+        "label_fractions": (0.01, 0.1, 1.0),
+        "strengths": (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4),
+        "max_train": 1_000_000,
+    },
+    "inpainting": {"num_studies": 1000, "num_validation": 200},
+    "generation": {
+        "mask_ratios": (0.0, 0.25, 0.5, 0.75, 0.9, 0.95), "indication": True, "max_new": 200,
+        "num_studies": 1_000_000,
+    },
+    "retrieval": {"pool_size": 1000, "validation_pool_size": 200},
+}  # fmt: skip
+
+
+def get_config(protocol: str = "quick") -> ml_collections.ConfigDict:
+  """What differs from the defaults of the evaluations."""
+  return ml_collections.ConfigDict({"quick": {}, "paper": _PAPER}[protocol])

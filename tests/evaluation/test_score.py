@@ -1,0 +1,136 @@
+"""Scores of a file of reports, as the command prints and writes them."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from chexmix_jax import evaluate
+from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation.score import score_file
+from chexmix_jax.metrics import bootstrap, model_based
+from chexmix_jax.metrics.reports import report_figures
+
+CASES = {
+    "a": ("There is a left pleural effusion.", "Effusion.", "There is a left pleural effusion."),
+    "b": ("The heart is enlarged.", "Cardiomegaly.", "There is a pneumothorax."),
+    "c": ("The lungs are clear.", "", ""),
+    "d": ("", "Normal.", "The lungs are clear."),
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+  def write_entries(changes=None, **more):
+    entries = {
+        case: {
+            "section_findings": findings, "section_impression": impression,
+            "model_prediction": prediction, "image_path": [f"{case}.png"], **more,
+        }
+        for case, (findings, impression, prediction) in CASES.items()
+    }  # fmt: skip
+    path = tmp_path / "reports.json"
+    path.write_text(json.dumps(entries | (changes or {})))
+    return path
+
+  return write_entries
+
+
+def test_the_command_writes_what_the_library_computes(write, tmp_path, capsys):
+  output = tmp_path / "scores.json"
+  evaluate.main(["score", f"--input={write()}", f"--output={output}"])
+  found = json.loads(output.read_text())
+  figures = report_figures(
+      [CASES[case][0] for case in "abc"], [CASES[case][2] for case in "abc"]
+  )
+  assert found["values"]["bleu_1"] == pytest.approx(figures["bleu_1"](np.ones((1, 3)))[0])
+  assert found["values"]["finding_f1_micro"] == pytest.approx(0.5)
+  assert found["left_out"] == ["d"] and found["empty"] == ["c"]
+  assert found["cases"] == {
+      "b": {"missed": ["Cardiomegaly"], "hallucinated": ["Pneumothorax"]}
+  }
+  low, high = found["intervals"]["exact_match"]
+  assert low == 0 and high == 1
+  assert "|cases:3|interval:95%,cases,1000|seed:0" in found["signature"]
+  printed = capsys.readouterr().out
+  assert found["signature"] in printed and "1 cases have no reference" in printed
+  assert "1 predictions are empty" in printed
+  assert "left pleural" not in printed  # No report text.
+
+
+def test_other_sections_and_patients(write):
+  found = score_file(write(patient_id="one"), ("impression",))
+  assert found["left_out"] == ["c"] and "interval:95%,patients" in found["signature"]
+  low, high = found["intervals"]["rouge_l"]
+  assert low == high == found["values"]["rouge_l"]  # All of one patient.
+  both = score_file(write(), ("findings", "impression"))
+  assert both["left_out"] == [] and "|reference:findings+impression|" in both["signature"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "is no ReXrank JSON"),
+        ("{", "is no JSON"),
+        ('{"a": {"section_findings": "x"}}', "Entry 1 of .* has no text model_prediction"),
+        ('{"a": {"model_prediction": "x"}}', "No entry of .* has section_findings"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, content, message):
+  path = tmp_path / "reports.json"
+  path.write_text(content)
+  with pytest.raises(UserError, match=message):
+    score_file(path)
+  with pytest.raises(UserError, match=r"nothing\.json cannot be read"):
+    score_file(tmp_path / "nothing.json")
+  with pytest.raises(UserError, match="'summary'; use some of findings, impression"):
+    score_file(path, ("summary",))
+
+
+def test_scores_of_other_packages_are_computed_or_said_to_be_missing(write, monkeypatch):
+  found = score_file(write())
+  assert found["unavailable"]["RadGraph"] == "not computed: pip install radgraph"
+  assert not any("radgraph" in name for name in found["values"])
+
+  def broken(references, generated):
+    raise RuntimeError("no weights\nmore")
+
+  def lengths(references, generated):
+    return {"length": bootstrap.mean([len(text) for text in generated])}
+
+  monkeypatch.setattr(
+      model_based,
+      "_SCORERS",
+      {
+          "Lengths": (lengths, "numpy", "numpy", "pip install numpy", ""),
+          "Broken": (broken, "numpy", "numpy", "pip install numpy", ""),
+          "Unset": (lengths, "numpy", "numpy", "name a model by X_MODEL", "X_MODEL"),
+      },
+  )
+  found = score_file(write())
+  (name,) = (name for name in found["values"] if name.startswith("length/numpy="))
+  assert found["values"][name] == pytest.approx(sum(len(CASES[c][2]) for c in "abc") / 3)
+  assert found["unavailable"] == {
+      "RadCliQ": "not computed: pip install RadEval, and score the file with it",
+      "Broken": "not computed: numpy failed (RuntimeError: no weights)",
+      "Unset": "not computed: name a model by X_MODEL",
+  }
+
+
+def test_labels_of_chexbert_are_compared_over_all_findings(monkeypatch):
+  """By a stand-in for the package, which labels a text by the digits in it."""
+  metrics = pytest.importorskip("sklearn.metrics")
+
+  class F1CheXbert:
+    def get_label(self, text):
+      return [int(digit) for digit in text]
+
+  stand_in = types.SimpleNamespace(F1CheXbert=F1CheXbert)
+  monkeypatch.setitem(sys.modules, "f1chexbert", stand_in)
+  rng = np.random.default_rng(0)
+  true, predicted = (rng.random((2, 20, 14)) < 0.3).astype(int)
+  texts = [["".join(map(str, row)) for row in labels] for labels in (true, predicted)]
+  found = model_based._chexbert(*texts)["chexbert_f1_micro"](np.ones((1, 20)))[0]
+  assert found == pytest.approx(metrics.f1_score(true, predicted, average="micro"))
