@@ -7,9 +7,7 @@ among them. Whatever is finished is not repeated: the same command goes on where
 """
 
 import argparse
-import csv
 import dataclasses
-import io
 import pathlib
 import statistics
 import sys
@@ -30,12 +28,11 @@ from chexmix_jax.evaluation import figures, page
 from chexmix_jax.evaluation.run import EvaluateConfig, Evaluator, Inputs
 from chexmix_jax.evaluation.sections import Found, read_found
 from chexmix_jax.evaluation.summary import summary_rows
-from chexmix_jax.files import write_whole
-from chexmix_jax.quickstart import QuickstartConfig
-from chexmix_jax.training.loop import TrainConfig, train
+from chexmix_jax.files import write_table, write_whole
+from chexmix_jax.quickstart import QuickstartConfig, seeded_stage
+from chexmix_jax.training.loop import train
 
 UNTRAINED = figures.UNTRAINED
-_NAMES = ("classification", "zero_shot", "inpainting", "generation", "retrieval")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +66,9 @@ def run(config: AblationConfig, data: str, output: pathlib.Path) -> None:
   inputs = _make_inputs(config.quickstart, data, output)
   maskings = {arm: config.masking(arm) for arm in config.arms}
   for seed in config.seeds:
-    evaluator = Evaluator(inputs, config.evaluate, _NAMES, seed)
+    evaluator = Evaluator(inputs, config.evaluate, seed=seed)
     stage1, stage2 = (
-        _seeded(stage, inputs.tokens, seed)
+        seeded_stage(stage, inputs.tokens, seed)
         for stage in (config.quickstart.stage1, config.quickstart.stage2)
     )
     folder = output / f"seed{seed}"
@@ -107,11 +104,6 @@ def _make_inputs(config: QuickstartConfig, data: str, output: pathlib.Path) -> I
   return inputs
 
 
-def _seeded(stage: TrainConfig, tokens: pathlib.Path, seed: int) -> TrainConfig:
-  data = dataclasses.replace(stage.data, tokens=str(tokens), shuffle_seed=seed)
-  return dataclasses.replace(stage, data=data, seed=seed)
-
-
 def _folder(arm: str) -> str:
   return arm.replace(",", "").replace(" ", "_")
 
@@ -143,10 +135,6 @@ def write_report(config: AblationConfig, output: pathlib.Path) -> None:
             "lowest": low, "highest": high, "seeds": len(seeds),
         })  # fmt: skip
       lines.append((row.caption, *texts))
-  text = io.StringIO()
-  writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(table)
   parts = [
       page.paragraph("Research only, not for clinical use.", "notice"),
       page.paragraph(
@@ -157,7 +145,7 @@ def write_report(config: AblationConfig, output: pathlib.Path) -> None:
       page.figure(_curves(config, found), "figures by share hidden", True),
       page.table(("", *arms), lines, range(1, 1 + len(arms))),
   ]
-  write_whole(output / "ablation.csv", text.getvalue())
+  write_table(output / "ablation.csv", table)
   write_whole(output / "ablation.html", page.document("CheXmix in JAX: what carries loss", parts))
   print(f"{output / 'ablation.html'} and ablation.csv are written.")
 

@@ -1,9 +1,11 @@
 """Writing a file whole or not at all."""
 
+import csv
+import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -17,3 +19,12 @@ def write_whole(path: pathlib.Path, content: bytes | str) -> None:
 def write_lines(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """Writes JSON objects, one a line, whole or not at all."""
   write_whole(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+  """Writes one row or more, of the same keys, as a CSV with a header, whole or not at all."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  write_whole(path, text.getvalue())

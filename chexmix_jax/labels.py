@@ -79,3 +79,15 @@ def apply_policy(labels: np.ndarray, policy: Policy) -> np.ndarray:
       "ignore": np.full_like(by_finding, np.nan),
   }[policy]
   return np.where(labels == UNCERTAIN, uncertain_as, labels == POSITIVE).astype(np.float32)
+
+
+def with_both_kinds(
+    findings: Iterable[str], targets: Iterable[np.ndarray], least: int = 1
+) -> list[str]:
+  """The findings of which each of `targets`, (N, 14), has `least` positives and negatives."""
+  tables = list(targets)
+  return [
+      name
+      for name in findings
+      if all(np.sum(table[:, INDEX[name]] == kind) >= least for table in tables for kind in (0, 1))
+  ]

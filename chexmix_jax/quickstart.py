@@ -110,14 +110,16 @@ def run(
         True,
     )
   steps("tokens", tokenize.run, studies, image_tokenizer, text_tokenizer, tokens)
-  steps("stage 1", train, _stage(config.stage1, tokens, seed), output / "stage1", "stage 1")
-  stage2 = dataclasses.replace(_stage(config.stage2, tokens, seed), init=str(output / "stage1"))
+  steps("stage 1", train, seeded_stage(config.stage1, tokens, seed), output / "stage1", "stage 1")
+  stage2 = seeded_stage(config.stage2, tokens, seed)
+  stage2 = dataclasses.replace(stage2, init=str(output / "stage1"))
   steps("stage 2", train, stage2, output / "stage2", "stage 2")
   steps("evaluations", _evaluate, output, seed)
   write_quickstart_report(output, data, seed, config, steps.seconds)
 
 
-def _stage(stage: TrainConfig, tokens: pathlib.Path, seed: int) -> TrainConfig:
+def seeded_stage(stage: TrainConfig, tokens: pathlib.Path, seed: int) -> TrainConfig:
+  """A stage with its tokens; the seed is that of the model and of the order of the data."""
   data = dataclasses.replace(stage.data, tokens=str(tokens), shuffle_seed=seed)
   return dataclasses.replace(stage, data=data, seed=seed)
 

@@ -71,7 +71,7 @@ def test_every_seed_trains_every_arm_from_one_stage_1(config, tmp_path, monkeypa
   )
 
   class Scores:
-    def __init__(self, inputs, config, names, seed):
+    def __init__(self, inputs, config, seed):
       self.seed = seed
 
     def __call__(self, checkpoint, output):

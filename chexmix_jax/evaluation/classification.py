@@ -15,7 +15,6 @@ import scipy.special
 
 from chexmix_jax import labels as labels_lib
 from chexmix_jax.data import tokens
-from chexmix_jax.data.masking import mask_codes
 from chexmix_jax.data.sources.source import VIEWS
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.evaluator import Context, Result
@@ -215,16 +214,14 @@ class Classification:
         suffix = f"/labels={fraction:g}" if k else ""
         name = f"mask={ratio:.2f}{suffix}"
         figures |= self._figures(name, fits.scores_NF(m, k))
-        for key, figure in self._figures(name, baseline.scores_NF(m, k)).items():
-          if key == f"auroc/{name}":
-            figures[f"random_init/{key}"] = figure
+        if untrained := self._by_finding(auroc_figure, baseline.scores_NF(m, k)):
+          figures[f"random_init/auroc/{name}"] = bootstrap.average(list(untrained.values()))
         for layer, auroc_F in enumerate(fits.test_MKLF[m, k]):
           values[f"auroc/{name}/layer={layer}"] = float(np.nanmean(auroc_F))
     return Result(values, self._artefacts(fits, baseline), figures, test.patient_ids, options)
 
   def _figures(self, name: str, scores_NF: np.ndarray) -> dict[str, Figure]:
     """Of the findings that have a probe, and their means."""
-    targets_NF = self._splits[self._context.split].targets_NF
     makers = {
         "auroc": auroc_figure,
         "auprc": auprc_figure,
@@ -232,14 +229,21 @@ class Classification:
     }
     figures: dict[str, Figure] = {}
     for metric, make in makers.items():
-      by_finding = {
-          f"{metric}/{name}/{finding}": make(scores_NF[:, f], targets_NF[:, f])
-          for f, finding in enumerate(self._findings)
-          if np.isfinite(scores_NF[0, f])
-      }
-      if by_finding:
-        figures |= {f"{metric}/{name}": bootstrap.average(list(by_finding.values())), **by_finding}
+      if found := self._by_finding(make, scores_NF):
+        figures[f"{metric}/{name}"] = bootstrap.average(list(found.values()))
+        figures |= {f"{metric}/{name}/{finding}": figure for finding, figure in found.items()}
     return figures
+
+  def _by_finding(
+      self, make: Callable[[np.ndarray, np.ndarray], Figure], scores_NF: np.ndarray
+  ) -> dict[str, Figure]:
+    """Finding -> figure, of those that have a probe."""
+    targets_NF = self._splits[self._context.split].targets_NF
+    return {
+        finding: make(scores_NF[:, f], targets_NF[:, f])
+        for f, finding in enumerate(self._findings)
+        if np.isfinite(scores_NF[0, f])
+    }
 
   def _artefacts(self, fits: _Fits, baseline: _Fits) -> dict[str, np.ndarray]:
     test = self._splits[self._context.split]
@@ -267,14 +271,9 @@ class Classification:
 
   def _scored(self, targets: dict[str, np.ndarray]) -> list[str]:
     """The findings with enough cases of both kinds; says which are left out."""
-    least = self._config.min_cases
-    scored: list[str] = []
-    left_out: list[str] = []
-    for name in self._config.findings:
-      column = labels_lib.INDEX[name]
-      counts = [np.sum(t[:, column] == kind) for t in targets.values() for kind in (0, 1)]
-      (scored if min(counts) >= least else left_out).append(name)
-    if left_out:
+    least, asked = self._config.min_cases, self._config.findings
+    scored = labels_lib.with_both_kinds(asked, targets.values(), least)
+    if left_out := [name for name in asked if name not in scored]:
       print(
           f"classification: left out {', '.join(left_out)}, with fewer than {least} positive or"
           " negative studies in a split"
@@ -340,18 +339,13 @@ class Classification:
 
   def _hide(self, split: _Split, ratio: float) -> np.ndarray:
     """Token ids (P, n) of a split with a share of each picture's codes masked."""
-    vocabulary, seed = self._context.vocabulary, self._context.seed
     study_P = np.searchsorted(split.starts, np.arange(len(split.codes)), side="right") - 1
     later_P = np.arange(len(split.codes)) - split.starts[study_P]
-    hidden = [
-        mask_codes(
-            np.random.default_rng([seed, split.numbers[study], *([later] if later else [])]),
-            codes,
-            ratio,
-        )
-        for study, later, codes in zip(study_P, later_P, split.codes, strict=True)
-    ]
-    return np.where(hidden, vocabulary.mask, vocabulary.codes_to_ids(split.codes))
+    keys = (
+        (split.numbers[study], *([later] if later else []))
+        for study, later in zip(study_P, later_P, strict=True)
+    )
+    return self._context.hidden_ids(split.codes, ratio, keys)
 
 
 def _auroc_of_known(scores_NLFS: np.ndarray, targets_NF: np.ndarray) -> np.ndarray:

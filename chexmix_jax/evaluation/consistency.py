@@ -47,15 +47,9 @@ class Probes:
         split: labels_lib.apply_policy(table.labels[take[split]], "mixed")
         for split, table in tables.items()
     }
-    self.findings = [
-        name
-        for name in findings
-        if all(
-            np.sum(targets[split][:, labels_lib.INDEX[name]] == value) >= _MIN_CASES
-            for split in ("train", "val")
-            for value in (0, 1)
-        )
-    ]
+    self.findings = labels_lib.with_both_kinds(
+        findings, (targets["train"], targets["val"]), _MIN_CASES
+    )
     columns = [labels_lib.INDEX[name] for name in self.findings]
     self._targets = {split: found[:, columns] for split, found in targets.items()}
     self.targets_NF = self._targets[context.split]

@@ -6,11 +6,12 @@ is built once for a set of inputs, and run for each checkpoint.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
 
+from chexmix_jax.data.masking import mask_codes
 from chexmix_jax.metrics.bootstrap import Figure
 from chexmix_jax.models.transformer import Params, TransformerConfig
 from chexmix_jax.tokenizers.image import ImageTokenizer
@@ -39,6 +40,19 @@ class Context:
   text_tokenizer: TextTokenizer
   split: str = "test"
   seed: int = 0
+
+  def hidden_ids(
+      self, codes_PT: np.ndarray, ratio: float, keys: Iterable[Sequence[int]]
+  ) -> np.ndarray:
+    """Token ids (P, T) of pictures, a share of the codes of each masked.
+
+    The places depend on the seed and the picture's `keys`; more is hidden at larger ratios.
+    """
+    hidden_PT = [
+        mask_codes(np.random.default_rng([self.seed, *key]), codes, ratio)
+        for key, codes in zip(keys, codes_PT, strict=True)
+    ]
+    return np.where(hidden_PT, self.vocabulary.mask, self.vocabulary.codes_to_ids(codes_PT))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from chexmix_jax.data import studies, tokens
-from chexmix_jax.data.masking import mask_codes
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.inference.generate import GenerateConfig
@@ -119,7 +118,9 @@ class Generation:
     """Texts, and which of them were cut, bool (N,)."""
     context, config = self._context, self._config
     vocabulary = context.vocabulary
-    prompts = list(report_prompts(vocabulary, self._hide(ratio)))
+    keys = ((number,) for number in range(len(self._codes)))
+    image_ids = context.hidden_ids(self._codes, ratio, keys)
+    prompts = list(report_prompts(vocabulary, image_ids))
     if indication:
       texts = map(context.text_tokenizer.encode, self._indications)
       prompts = [
@@ -136,15 +137,6 @@ class Generation:
     reports = [read_report(vocabulary, context.text_tokenizer, row) for row in new]
     is_cut_N = np.array([row[-1] not in stop_ids for row in new])
     return [normalise(text) for text in reports], is_cut_N
-
-  def _hide(self, ratio: float) -> np.ndarray:
-    """Token ids (N, n) of the pictures with a share of each one's codes masked."""
-    vocabulary = self._context.vocabulary
-    hidden = [
-        mask_codes(np.random.default_rng([self._context.seed, number]), codes, ratio)
-        for number, codes in enumerate(self._codes)
-    ]
-    return np.where(hidden, vocabulary.mask, vocabulary.codes_to_ids(self._codes))
 
   def _score_baselines(self) -> dict[str, Figure]:
     source = studies.open_studies(self._context.studies, "train", ("report",))

@@ -110,8 +110,7 @@ class Inpainting:
   described in chexmix_jax.metrics.images, the masks at draw_mask in chexmix_jax.inference.inpaint:
   lungs are a template, not a segmentation. A picture has no masked_ssim, and does not count for it,
   where all that is hidden of it lies within 5 pixels of its edge. The whole picture is drawn from
-  codes, the visible cells too. Baselines of all but
-  the last two, with the same visible cells:
+  codes, the visible cells too. Baselines of all but the last two, with the same visible cells:
 
     mean_fill/…           hidden pixels have the mean of the original's visible ones
     mean_image/…          hidden pixels are those of the mean training picture
@@ -138,7 +137,7 @@ class Inpainting:
     chosen = self._choose(params)
     take = slice(_NUM_EXAMPLES)
     found: dict[str, Figure] = {}
-    filled_codes: dict[str, np.ndarray] = {}
+    chosen_NHW: dict[str, np.ndarray] = {}
     artefacts = {"way": np.array(chosen), "study_ids": np.array(self._test.study_ids[take])}
     for shape, ratio in self._config.masks:
       mask = f"{shape}/mask={ratio:.2f}"
@@ -149,8 +148,9 @@ class Inpainting:
         if way == chosen:
           found |= {f"{name}/{mask}": score for name, score in scores.items()}
           artefacts[f"examples/{mask}"] = self._examples(hidden_NT, drawn_NHW, take)
-          filled_codes[mask] = self._encode(drawn_NHW)
-    found |= self._read_findings(params, filled_codes)
+          chosen_NHW[mask] = drawn_NHW
+    if self._probes.findings:
+      found |= self._read_findings(params, chosen_NHW)
     pixels = self._test.original_NHW.shape[1:]
     options = {
         "fill": "most likely code,way by validation",
@@ -187,18 +187,24 @@ class Inpainting:
     return tokenizer.encode(pixels_NHWC).reshape(len(drawn_NHW), -1)
 
   def _read_findings(
-      self, params: Params, filled_codes: dict[str, np.ndarray]
+      self, params: Params, drawn_NHW: dict[str, np.ndarray]
   ) -> dict[str, Figure]:
     """The figures of findings by mask, and those of the baselines."""
-    if not self._probes.findings:
-      return {}
     reader = self._probes.fit(params)
     original_NF = reader.scores(self._test.codes_NT)
+
+    def figures(codes_NT: np.ndarray) -> dict[str, Figure]:
+      return reader.figures(original_NF, reader.scores(codes_NT))
+
+    by_name = {mask: figures(self._encode(drawn)) for mask, drawn in drawn_NHW.items()}
+    by_name |= {name: figures(codes_NT) for name, codes_NT in self._baseline_codes.items()}
+    # The same under every mask.
+    ceiling = figures(self._encode(self._ceiling_NHW))
+    by_name |= {f"tokenizer_ceiling/{mask}": ceiling for mask in drawn_NHW}
     found: dict[str, Figure] = {}
-    for name, codes_NT in {**filled_codes, **self._baseline_codes}.items():
+    for name, read in by_name.items():
       *kind, shape, ratio = name.split("/")
-      for key, figure in reader.figures(original_NF, reader.scores(codes_NT)).items():
-        found["/".join([*kind, key, shape, ratio])] = figure
+      found |= {"/".join([*kind, key, shape, ratio]): figure for key, figure in read.items()}
     return found
 
   def _hidden(self, shape: str, ratio: float) -> np.ndarray:
@@ -264,7 +270,7 @@ class Inpainting:
           "tokenizer_ceiling": ceiling_NHW,
       }
       for name, drawn_NHW in drawn.items():
-        if self._probes.findings:
+        if self._probes.findings and name != "tokenizer_ceiling":
           codes_NT = self._encode(drawn_NHW)
           self._baseline_codes[f"{name}/{shape}/mask={ratio:.2f}"] = codes_NT
         scores = self._compare(original_NHW, drawn_NHW, hidden_NT)

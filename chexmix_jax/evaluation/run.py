@@ -5,7 +5,6 @@ signature), NAME.npz (arrays to draw and to count with) and NAME.samples.npz (th
 bootstrap sample, to compare checkpoints by), and for all of them scores.csv and scores.jsonl.
 """
 
-import csv
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -30,7 +29,7 @@ from chexmix_jax.evaluation.inpainting import Inpainting, InpaintingConfig
 from chexmix_jax.evaluation.retrieval import Retrieval, RetrievalConfig
 from chexmix_jax.evaluation.summary import cells, summary_rows
 from chexmix_jax.evaluation.zero_shot import ZeroShot, ZeroShotConfig
-from chexmix_jax.files import write_whole
+from chexmix_jax.files import write_lines, write_table, write_whole
 from chexmix_jax.inference.model import LoadedModel, load_model
 from chexmix_jax.metrics.bootstrap import Resamples, interval
 from chexmix_jax.tokenizers.image import ImageTokenizer
@@ -257,12 +256,9 @@ def write_scores(output: pathlib.Path) -> None:
         low, high = found["intervals"].get(figure, (None, None))
         row = (found["checkpoint_step"], name, figure, value, low, high, found["signature"])
         lines.append(dict(zip(_COLUMNS, row, strict=True)))
-  table = io.StringIO()
-  writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(lines)
-  write_whole(output / "scores.csv", table.getvalue())
-  write_whole(output / "scores.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+  if lines:
+    write_table(output / "scores.csv", lines)
+    write_lines(output / "scores.jsonl", lines)
 
 
 def format_table(values: dict[str, float], intervals: dict[str, Sequence[float]], name: str) -> str:

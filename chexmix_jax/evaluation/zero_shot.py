@@ -81,11 +81,7 @@ class ZeroShot:
     take = slice(config.num_studies)
     self._codes, self._patient_ids = table.codes[take], table.patient_ids[take]
     targets = labels_lib.apply_policy(table.labels[take], config.policy)
-    columns = [labels_lib.INDEX[name] for name in config.findings]
-    has_both = [{0.0, 1.0} <= set(targets[:, column].tolist()) for column in columns]
-    self._findings = [
-      name for name, both in zip(config.findings, has_both, strict=True) if both
-    ]
+    self._findings = labels_lib.with_both_kinds(config.findings, [targets])
     left_out = [name for name in config.findings if name not in self._findings]
     if left_out:
       print(f"zero_shot: left out {', '.join(left_out)}, which all or none of the studies have")

@@ -7,14 +7,12 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
+from chexmix_jax.data.sources.files import LONGEST_CELL, is_utf8
 from chexmix_jax.errors import UserError
 from chexmix_jax.files import write_whole
 from chexmix_jax.labeler.aggregate import label_report
 from chexmix_jax.labels import CHEXPERT_14, UNKNOWN
 from chexmix_jax.progress import progress
-
-# Longer than any report; the default of 131,072 would end the whole table.
-_LONGEST_CELL = 1 << 26
 
 
 def label_file(input_csv: pathlib.Path, columns: Sequence[str], output_csv: pathlib.Path) -> int:
@@ -72,7 +70,7 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> Iterator[dict[str, 
   Raises UserError for a table that is not readable, lacks one of `columns` or has a name twice, and
   for the first row that does not fit the header or is not UTF-8. Blank lines are no rows.
   """
-  csv.field_size_limit(_LONGEST_CELL)
+  csv.field_size_limit(LONGEST_CELL)
   try:
     # Bytes of another encoding are kept, so that their row can be named.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -86,7 +84,7 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> Iterator[dict[str, 
           raise UserError(
               f"{where} has {len(row)} cells where the header has {len(header)}; mend the row."
           )
-        if not all(_is_utf8(cell) for cell in row):
+        if not all(is_utf8(cell) for cell in row):
           raise UserError(f"{where} is not UTF-8 text; save the file as UTF-8.")
         yield dict(zip(header, row, strict=True))
   except OSError as error:
@@ -99,7 +97,7 @@ def read_rows(path: pathlib.Path, columns: Sequence[str]) -> Iterator[dict[str, 
 def _check_header(path: pathlib.Path, header: Sequence[str], columns: Sequence[str]) -> None:
   if not header:
     raise UserError(f"{path} is empty; give a CSV whose first row names its columns.")
-  if not all(_is_utf8(name) for name in header):
+  if not all(is_utf8(name) for name in header):
     raise UserError(f"Row 1 of {path} is not UTF-8 text; save the file as UTF-8.")
   for name in columns:
     if name not in header:
@@ -111,6 +109,3 @@ def _check_header(path: pathlib.Path, header: Sequence[str], columns: Sequence[s
   if twice := next((name for name in header if list(header).count(name) > 1), None):
     raise UserError(f"{path} has the column {twice!r} twice; rename one.")
 
-
-def _is_utf8(text: str) -> bool:
-  return text.isascii() or not any("\udc80" <= c <= "\udcff" for c in text)

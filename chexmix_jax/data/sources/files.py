@@ -17,7 +17,7 @@ from chexmix_jax.data.sources.source import Refusal
 from chexmix_jax.errors import BadRow, UserError
 
 # Longer than any report; the default of 131,072 would end the whole table.
-_LONGEST_CELL = 1 << 26
+LONGEST_CELL = 1 << 26
 
 
 def find_file(data_dir: pathlib.Path, pattern: str, what: str) -> pathlib.Path:
@@ -64,7 +64,7 @@ def read_table(
 
   A row with too few cells or not in UTF-8 is a Refusal. UserError for what is no such table.
   """
-  csv.field_size_limit(_LONGEST_CELL)
+  csv.field_size_limit(LONGEST_CELL)
   with open_text(path) as file:
     reader = csv.DictReader(file)
     try:
