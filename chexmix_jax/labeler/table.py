@@ -108,4 +108,3 @@ def _check_header(path: pathlib.Path, header: Sequence[str], columns: Sequence[s
       raise UserError(f"{path} has no column {name!r}; {hint}")
   if twice := next((name for name in header if list(header).count(name) > 1), None):
     raise UserError(f"{path} has the column {twice!r} twice; rename one.")
-
