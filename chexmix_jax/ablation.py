@@ -16,20 +16,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from chexmix_jax import cli, prepare, tokenize, train_image_tokenizer, train_text_tokenizer
+from chexmix_jax import cli
 from chexmix_jax import config as config_lib
-from chexmix_jax.data.load_study import LoadOptions
 from chexmix_jax.data.masking import MaskingConfig
 from chexmix_jax.data.sources import open_source
 from chexmix_jax.data.workers import available_cpus
 from chexmix_jax.data.write_studies import WriteOptions
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import figures, page
-from chexmix_jax.evaluation.run import EvaluateConfig, Evaluator, Inputs
+from chexmix_jax.evaluation.run import EvaluateConfig, Evaluator
 from chexmix_jax.evaluation.sections import Found, read_found
 from chexmix_jax.evaluation.summary import summary_rows
 from chexmix_jax.files import write_table, write_whole
-from chexmix_jax.quickstart import QuickstartConfig, seeded_stage
+from chexmix_jax.quickstart import QuickstartConfig, Steps, make_inputs, seeded_stage
 from chexmix_jax.training.loop import train
 
 UNTRAINED = figures.UNTRAINED
@@ -63,7 +62,9 @@ class AblationConfig:
 
 def run(config: AblationConfig, data: str, output: pathlib.Path) -> None:
   """All steps that are not finished; `data` is as of the quickstart."""
-  inputs = _make_inputs(config.quickstart, data, output)
+  options = WriteOptions(workers=available_cpus())
+  source = open_source(data, 0, None)
+  inputs = make_inputs(config.quickstart, source, options, output, 0, Steps(output))
   maskings = {arm: config.masking(arm) for arm in config.arms}
   for seed in config.seeds:
     evaluator = Evaluator(inputs, config.evaluate, seed=seed)
@@ -85,23 +86,6 @@ def run(config: AblationConfig, data: str, output: pathlib.Path) -> None:
     train(dataclasses.replace(stage1, optimizer=still, steps=1), place, UNTRAINED)
     evaluator(place, place / "evaluation")
   write_report(config, output)
-
-
-def _make_inputs(config: QuickstartConfig, data: str, output: pathlib.Path) -> Inputs:
-  """Studies, tokenizers and tokens, the same for all seeds."""
-  inputs = Inputs(
-      output / "studies", output / "tokens", output / "image_tokenizer",
-      output / "text_tokenizer.model",
-  )  # fmt: skip
-  prepare.run(
-      open_source(data, 0, None), inputs.studies,
-      LoadOptions(config.size, reports_from_labels=True), WriteOptions(workers=available_cpus()),
-  )  # fmt: skip
-  train_image_tokenizer.run(inputs.studies, inputs.image_tokenizer, config.image_tokenizer)
-  if not inputs.text_tokenizer.exists():
-    train_text_tokenizer.run(inputs.studies, config.text_vocab_size, inputs.text_tokenizer, True)
-  tokenize.run(inputs.studies, inputs.image_tokenizer, inputs.text_tokenizer, inputs.tokens)
-  return inputs
 
 
 def _folder(arm: str) -> str:

@@ -26,7 +26,7 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.compare import write_comparison
 from chexmix_jax.evaluation.run import EVALUATIONS, EvaluateConfig, Evaluator, Inputs
 from chexmix_jax.evaluation.score import score_file
-from chexmix_jax.files import write_whole
+from chexmix_jax.files import check_place, write_whole
 from chexmix_jax.labeler.table import label_file
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.training.checkpoint import read_job, saved_steps
@@ -168,6 +168,7 @@ def score(argv: Sequence[str]) -> None:
   parser.add_argument("--reference", default="findings", help="or impression, or both by a comma")
   parser.add_argument("--seed", type=int, default=0, help="of the bootstrap samples")
   args = parser.parse_args(argv)
+  check_place(args.output)
   found = score_file(args.input, args.reference.split(","), seed=args.seed)
   write_whole(args.output, json.dumps(found, indent=2, allow_nan=False))
   for name, (low, high) in found["intervals"].items():

@@ -3,7 +3,7 @@
 Order and names: Irvin et al. 2019 (CheXpert, arXiv 1901.07031), table 1.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -27,14 +27,17 @@ POSITIVE, NEGATIVE, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
 # The U-Ones / U-Zeros choice per finding that Irvin et al. 2019 found best (section 5).
 _MIXED_POSITIVE = ("Atelectasis", "Edema", "Pleural Effusion")
 
-# NIH ChestX-ray14 names (Wang et al. 2017) that have a CheXpert counterpart.
+# NIH ChestX-ray14 names (Wang et al. 2017) and their CheXpert counterparts.
 _NIH14 = {
-    "No Finding": "No Finding", "Cardiomegaly": "Cardiomegaly", "Infiltration": "Lung Opacity",
-    "Mass": "Lung Lesion", "Nodule": "Lung Lesion", "Edema": "Edema",
-    "Consolidation": "Consolidation", "Pneumonia": "Pneumonia", "Atelectasis": "Atelectasis",
-    "Pneumothorax": "Pneumothorax", "Effusion": "Pleural Effusion",
-    "Pleural_Thickening": "Pleural Other", "Emphysema": None, "Fibrosis": None, "Hernia": None,
+    "Cardiomegaly": "Cardiomegaly", "Infiltration": "Lung Opacity", "Mass": "Lung Lesion",
+    "Nodule": "Lung Lesion", "Edema": "Edema", "Consolidation": "Consolidation",
+    "Pneumonia": "Pneumonia", "Atelectasis": "Atelectasis", "Pneumothorax": "Pneumothorax",
+    "Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Other", "Emphysema": None,
+    "Fibrosis": None, "Hernia": None,
 }  # fmt: skip
+NIH14 = tuple(_NIH14)
+NIH14_NOTHING = "No Finding"
+"""What a row of theirs names where it names none of NIH14."""
 
 
 def from_nih14(names: Iterable[str]) -> np.ndarray:
@@ -45,14 +48,22 @@ def from_nih14(names: Iterable[str]) -> np.ndarray:
   """
   labels = np.full(len(CHEXPERT_14), NEGATIVE, np.int8)
   labels[[INDEX["Fracture"], INDEX["Support Devices"]]] = UNKNOWN
-  for name in names:
-    if name not in _NIH14:
-      known = ", ".join(_NIH14)
-      raise UserError(f"{name!r} is not an NIH ChestX-ray14 finding; use one of {known}.")
-    if counterpart := _NIH14[name]:
+  for name in check_nih14(names):
+    counterpart = NIH14_NOTHING if name == NIH14_NOTHING else _NIH14[name]
+    if counterpart:
       labels[INDEX[counterpart]] = POSITIVE
   mark_opacity(labels)
   return labels
+
+
+def check_nih14(names: Iterable[str]) -> list[str]:
+  """The names, if NIH ChestX-ray14 has them all; UserError that names the first it has not."""
+  names = list(names)
+  for name in names:
+    if name not in (*NIH14, NIH14_NOTHING):
+      known = ", ".join((*NIH14, NIH14_NOTHING))
+      raise UserError(f"{name!r} is not an NIH ChestX-ray14 finding; use one of {known}.")
+  return names
 
 
 def mark_opacity(labels: np.ndarray) -> None:
@@ -65,29 +76,26 @@ Policy = Literal["mixed", "ones", "zeros", "ignore"]
 """What an uncertain label counts as: by finding, positive, negative, or not at all."""
 
 
-def apply_policy(labels: np.ndarray, policy: Policy) -> np.ndarray:
-  """Targets (..., 14), float32: 1, 0, and NaN for what `ignore` leaves out. Unknown is 0.
+def apply_policy(
+    labels_XF: np.ndarray, policy: Policy, findings: Sequence[str] = CHEXPERT_14
+) -> np.ndarray:
+  """Targets (..., F), float32: 1, 0, and NaN for what `ignore` leaves out. Unknown is 0.
 
   The U-policies of Irvin et al. 2019 (section 4); `mixed` takes for each finding the one that they
-  found best.
+  found best, and zero for findings that are none of theirs.
   """
-  by_finding = np.array([float(name in _MIXED_POSITIVE) for name in CHEXPERT_14])
+  by_finding_F = np.array([float(name in _MIXED_POSITIVE) for name in findings])
   uncertain_as = {
-      "mixed": by_finding,
-      "ones": np.ones_like(by_finding),
-      "zeros": np.zeros_like(by_finding),
-      "ignore": np.full_like(by_finding, np.nan),
+      "mixed": by_finding_F,
+      "ones": np.ones_like(by_finding_F),
+      "zeros": np.zeros_like(by_finding_F),
+      "ignore": np.full_like(by_finding_F, np.nan),
   }[policy]
-  return np.where(labels == UNCERTAIN, uncertain_as, labels == POSITIVE).astype(np.float32)
+  return np.where(labels_XF == UNCERTAIN, uncertain_as, labels_XF == POSITIVE).astype(np.float32)
 
 
-def with_both_kinds(
-    findings: Iterable[str], targets: Iterable[np.ndarray], least: int = 1
-) -> list[str]:
-  """The findings of which each of `targets`, (N, 14), has `least` positives and negatives."""
-  tables = list(targets)
-  return [
-      name
-      for name in findings
-      if all(np.sum(table[:, INDEX[name]] == kind) >= least for table in tables for kind in (0, 1))
-  ]
+def have_both_kinds(targets: Iterable[np.ndarray], least: int = 1) -> np.ndarray:
+  """Of which findings each of `targets`, (N, F), has `least` positives and negatives, bool (F,)."""
+  return np.all(
+      [np.sum(table_NF == kind, axis=0) >= least for table_NF in targets for kind in (0, 1)], axis=0
+  )

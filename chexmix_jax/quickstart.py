@@ -17,8 +17,10 @@ from chexmix_jax import cli, prepare, tokenize, train_image_tokenizer, train_tex
 from chexmix_jax import config as config_lib
 from chexmix_jax.data.load_study import LoadOptions
 from chexmix_jax.data.sources import open_source
+from chexmix_jax.data.sources.source import Source
 from chexmix_jax.data.workers import available_cpus
 from chexmix_jax.data.write_studies import WriteOptions
+from chexmix_jax.evaluation.run import Inputs
 from chexmix_jax.files import write_whole
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.quickstart_report import write_quickstart_report
@@ -58,15 +60,12 @@ def main(argv: list[str] | None = None) -> None:
   parser.parse_args(rest)  # Whatever is left is a mistake, and argparse says which.
   warn_if_accelerator_unused()
   config = config_lib.build(QuickstartConfig, values.to_dict())
-  steps = _Steps(args.output)
   source = open_source(args.data, args.seed, args.image_root)
   options = WriteOptions(args.max_refused, args.leaks == "drop", workers=available_cpus())
-  load = LoadOptions(config.size, reports_from_labels=True)
-  steps("radiographs and reports", prepare.run, source, args.output / "studies", load, options)
-  run(config, args.data, args.output, args.seed, steps)
+  run(config, source, options, args.data, args.output, args.seed)
 
 
-class _Steps:
+class Steps:
   """Names each step, and keeps the seconds that each took over all starts."""
 
   def __init__(self, output: pathlib.Path):
@@ -89,14 +88,40 @@ class _Steps:
 
 
 def run(
-    config: QuickstartConfig, data: str, output: pathlib.Path, seed: int, steps: _Steps
+    config: QuickstartConfig,
+    source: Source,
+    options: WriteOptions,
+    data: str,
+    output: pathlib.Path,
+    seed: int,
 ) -> None:
-  """All steps after the studies, in order.
+  """All steps in order; `data` is the name of the source.
 
   `output` gets report.html, summary.json and a folder for each step.
   """
+  steps = Steps(output)
+  tokens = make_inputs(config, source, options, output, seed, steps).tokens
+  steps("stage 1", train, seeded_stage(config.stage1, tokens, seed), output / "stage1", "stage 1")
+  stage2 = seeded_stage(config.stage2, tokens, seed)
+  stage2 = dataclasses.replace(stage2, init=str(output / "stage1"))
+  steps("stage 2", train, stage2, output / "stage2", "stage 2")
+  steps("evaluations", _evaluate, output, seed)
+  write_quickstart_report(output, data, seed, config, steps.seconds)
+
+
+def make_inputs(
+    config: QuickstartConfig,
+    source: Source,
+    options: WriteOptions,
+    output: pathlib.Path,
+    seed: int,
+    steps: Steps,
+) -> Inputs:
+  """Studies, both tokenizers and tokens, in `output`; the seed is that of the image tokenizer."""
   studies, tokens = output / "studies", output / "tokens"
   image_tokenizer, text_tokenizer = output / "image_tokenizer", output / "text_tokenizer.model"
+  load = LoadOptions(config.size, reports_from_labels=True)
+  steps("radiographs and reports", prepare.run, source, studies, load, options)
   training = dataclasses.replace(config.image_tokenizer.train, seed=seed)
   seeded = dataclasses.replace(config.image_tokenizer, train=training)
   steps("image tokenizer", train_image_tokenizer.run, studies, image_tokenizer, seeded)
@@ -110,12 +135,7 @@ def run(
         True,
     )
   steps("tokens", tokenize.run, studies, image_tokenizer, text_tokenizer, tokens)
-  steps("stage 1", train, seeded_stage(config.stage1, tokens, seed), output / "stage1", "stage 1")
-  stage2 = seeded_stage(config.stage2, tokens, seed)
-  stage2 = dataclasses.replace(stage2, init=str(output / "stage1"))
-  steps("stage 2", train, stage2, output / "stage2", "stage 2")
-  steps("evaluations", _evaluate, output, seed)
-  write_quickstart_report(output, data, seed, config, steps.seconds)
+  return Inputs(studies, tokens, image_tokenizer, text_tokenizer)
 
 
 def seeded_stage(stage: TrainConfig, tokens: pathlib.Path, seed: int) -> TrainConfig:

@@ -1,6 +1,12 @@
-"""The protocols of chexmix_jax.evaluate: `quick` (minutes on two CPU cores) or `paper`."""
+"""The protocols of chexmix_jax.evaluate: `quick` (minutes on two CPU cores), `paper`, or `nih14`.
+
+`nih14` is `paper` with the findings of NIH ChestX-ray14, of which records do not have all: name its
+table by --config.classification.label_file=PATH/Data_Entry_2017_v2020.csv.
+"""
 
 import ml_collections
+
+from chexmix_jax.labels import NIH14
 
 _PAPER = {
     "classification": {
@@ -17,7 +23,10 @@ _PAPER = {
     "retrieval": {"pool_size": 1000, "validation_pool_size": 200},
 }  # fmt: skip
 
-
 def get_config(protocol: str = "quick") -> ml_collections.ConfigDict:
   """What differs from the defaults of the evaluations."""
-  return ml_collections.ConfigDict({"quick": {}, "paper": _PAPER}[protocol])
+  config = ml_collections.ConfigDict({"quick": {}, "paper": _PAPER, "nih14": _PAPER}[protocol])
+  if protocol == "nih14":
+    config.classification.findings = NIH14
+    config.classification.label_file = "Data_Entry_2017_v2020.csv"
+  return config

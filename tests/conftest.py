@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,10 @@ from chexmix_jax.models.transformer import TransformerConfig, abstract_params
 from chexmix_jax.tokenizers import text
 from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
+
+# No test is timed.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 SIZE = 16
 # Ġ stands for a space, Ċ for a new line.

@@ -65,7 +65,7 @@ def test_an_arm_changes_the_masking_of_stage_2_alone(config):
 
 def test_every_seed_trains_every_arm_from_one_stage_1(config, tmp_path, monkeypatch):
   trained, scored = [], []
-  monkeypatch.setattr(ablation, "_make_inputs", lambda quickstart, data, output: _Inputs())
+  monkeypatch.setattr(ablation, "make_inputs", lambda *_: _Inputs())
   monkeypatch.setattr(
       ablation, "train", lambda settings, folder, description: trained.append((settings, folder))
   )

@@ -27,6 +27,7 @@ FILES = {
     "ablation.py:real": AblationConfig,
     "evaluate.py:quick": EvaluateConfig,
     "evaluate.py:paper": EvaluateConfig,
+    "evaluate.py:nih14": EvaluateConfig,
     "stage1_2p8b.py": TrainConfig,
     "stage2_2p8b.py": TrainConfig,
     "image_tokenizer_512.py": ImageTokenizerConfig,

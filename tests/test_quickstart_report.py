@@ -190,8 +190,8 @@ def test_the_page_is_one_file_with_everything_inside(written):
   found = Page(source)
   assert found.addresses and all(a.startswith("data:image/png;base64,") for a in found.addresses)
   assert "script" not in found.tags and "link" not in found.tags and "url(" not in source
-  # Three drawings; five pictures of six studies under three masks; the ten studies of the split.
-  assert len(found.images) == 3 + 3 * 6 * 5 + 10
+  # Four drawings; five pictures of six studies under three masks; the ten studies of the split.
+  assert len(found.images) == 4 + 3 * 6 * 5 + 10
   for image in found.images:
     assert image["alt"]
     Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))).verify()

@@ -6,18 +6,20 @@ S strengths, D width, T codes.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Literal
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import numpy as np
 import scipy.special
 
 from chexmix_jax import labels as labels_lib
-from chexmix_jax.data import tokens
-from chexmix_jax.data.sources.source import VIEWS
+from chexmix_jax.data.sources.files import file_sha256
 from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation.attention_pooling import embed_by_attention, fit_queries
 from chexmix_jax.evaluation.evaluator import Context, Result
+from chexmix_jax.evaluation.labelled import Labelled, load_labelled
 from chexmix_jax.evaluation.probe import fit_probes
 from chexmix_jax.inference.embeddings import Pooling, embed_images
 from chexmix_jax.metrics import bootstrap
@@ -45,12 +47,13 @@ class ClassificationConfig:
 
   Attributes:
     mask_ratios: shares of each picture's codes that are hidden, in training and scored studies.
-    findings: of CHEXPERT_14; the default are the five that the field scores.
+    findings: of CHEXPERT_14, or of `label_file`; the default are the five that the field scores.
+    label_file: a CSV whose labels count instead of those of the records, see label_file.py.
     policy: what an uncertain label counts as, see chexmix_jax.labels.
     label_fractions: shares of the training studies that probes are fitted to; figures that do not
       name one are of the largest.
-    pooling: of the hidden states: their mean over the image positions, or that of the `eoi` behind
-      them, which has seen all of the image.
+    pooling: of the hidden states: their mean over the image positions, that of the `eoi` behind
+      them, which has seen all of the image, or a sum by learned attention (attention_pooling.py).
     aggregate: how the log-odds of a study's frontal pictures become one: the first picture's alone,
       their mean or the highest.
     strengths: of the probes' L2 penalty, to choose among by validation; ties go to the first.
@@ -61,9 +64,10 @@ class ClassificationConfig:
 
   mask_ratios: tuple[float, ...] = (0.0, 0.5, 0.75, 0.9)
   findings: tuple[str, ...] = labels_lib.CHEXPERT_5
+  label_file: str = ""
   policy: labels_lib.Policy = "mixed"
   label_fractions: tuple[float, ...] = (1.0,)
-  pooling: Pooling = "mean"
+  pooling: Pooling | Literal["attention"] = "mean"
   aggregate: Literal["first", "mean", "max"] = "mean"
   strengths: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3)
   min_cases: int = 5
@@ -76,32 +80,11 @@ class ClassificationConfig:
     if not self.label_fractions or not all(0 < part <= 1 for part in self.label_fractions):
       raise UserError(f"label_fractions={self.label_fractions} must be shares above 0, up to 1.")
     for name in self.findings:
-      if name not in labels_lib.INDEX:
+      if not self.label_file and name not in labels_lib.INDEX:
         known = ", ".join(labels_lib.CHEXPERT_14)
-        raise UserError(f"findings holds {name!r}; use some of {known}.")
+        raise UserError(f"findings holds {name!r}; use some of {known}, or name a label_file.")
     if not self.strengths or min(self.strengths) <= 0:
       raise UserError(f"strengths={self.strengths} must be positive numbers.")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Split:
-  """Studies of one split.
-
-  Attributes:
-    numbers: their places in it, (N,).
-    codes: of their pictures, (P, T), those of a study together.
-    starts: where the pictures of each study begin, (N,).
-    targets_NF: NaN where a label does not count.
-    patient_ids: N strings.
-    study_ids: N strings.
-  """
-
-  numbers: np.ndarray
-  codes: np.ndarray
-  starts: np.ndarray
-  targets_NF: np.ndarray
-  patient_ids: list[str]
-  study_ids: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,42 +135,21 @@ class Classification:
     self._context = context
     self._config = config
     self._fractions = sorted(config.label_fractions, reverse=True)
-    sources = {
-        name: list(tokens.open_tokens(context.tokens, name, need=("pictures",)))
-        for name in ("train", "val", context.split)
-    }
-    for name, rows in sources.items():
-      if not rows:
-        raise UserError(f"No study of {name} in {context.tokens} has pictures; use other data.")
-    self._lot = np.random.default_rng(context.seed).permutation(len(sources["train"]))
-    chosen = {name: np.arange(len(rows)) for name, rows in sources.items()}
-    chosen["train"] = np.sort(self._lot[: config.max_train])
-    targets = {
-        name: labels_lib.apply_policy(
-            np.stack([rows[i]["labels"] for i in chosen[name]]), config.policy
-        )
-        for name, rows in sources.items()
-    }
-    self._findings = self._scored(targets)
-    columns = [labels_lib.INDEX[name] for name in self._findings]
+    found = load_labelled(
+        context, config.findings, config.policy, config.label_file, config.max_train,
+        config.aggregate == "first",
+    )  # fmt: skip
+    kept_F = labels_lib.have_both_kinds([s.targets_NF for s in found.values()], config.min_cases)
+    self._findings = [name for name, kept in zip(config.findings, kept_F, strict=True) if kept]
+    if left_out := [name for name in config.findings if name not in self._findings]:
+      print(
+          f"classification: left out {', '.join(left_out)}, with fewer than {config.min_cases}"
+          " positive or negative studies in a split"
+      )
     self._splits = {
-        name: self._split(rows, chosen[name], targets[name][:, columns], name == "train")
-        for name, rows in sources.items()
+        name: dataclasses.replace(split, targets_NF=split.targets_NF[:, kept_F])
+        for name, split in found.items()
     }
-
-  def _split(
-      self, rows: list[dict[str, Any]], numbers: np.ndarray, targets_NF: np.ndarray, is_train: bool
-  ) -> _Split:
-    first = is_train or self._config.aggregate == "first"
-    codes = [_frontal_codes(rows[i])[: 1 if first else None] for i in numbers]
-    return _Split(
-        numbers,
-        np.concatenate(codes),
-        np.cumsum([0, *map(len, codes[:-1])]),
-        targets_NF,
-        [rows[i]["patient_id"] for i in numbers],
-        [rows[i]["study_id"] for i in numbers],
-    )
 
   def run(self, params: Params) -> Result:
     """Scores one checkpoint."""
@@ -201,6 +163,7 @@ class Classification:
     options = {
         "policy": config.policy,
         "findings": ",".join(self._findings) or "none",
+        "labels": _name_labels(config.label_file),
         "pooling": config.pooling,
         "aggregate": config.aggregate,
         "probe": "L2 logistic regression, strength and layer by validation",
@@ -269,17 +232,6 @@ class Classification:
         **curves,
     }
 
-  def _scored(self, targets: dict[str, np.ndarray]) -> list[str]:
-    """The findings with enough cases of both kinds; says which are left out."""
-    least, asked = self._config.min_cases, self._config.findings
-    scored = labels_lib.with_both_kinds(asked, targets.values(), least)
-    if left_out := [name for name in asked if name not in scored]:
-      print(
-          f"classification: left out {', '.join(left_out)}, with fewer than {least} positive or"
-          " negative studies in a split"
-      )
-    return scored
-
   @functools.cached_property
   def _random_init(self) -> _Fits:
     params = _init(self._context.model)(jax.random.key(self._context.seed))
@@ -291,25 +243,55 @@ class Classification:
 
   def _at_ratio(self, params: Params, ratio: float, description: str) -> list[np.ndarray]:
     """The fields of _Fits at one mask ratio."""
-    context, config = self._context, self._config
-    splits = [self._splits[name] for name in ("train", "val", context.split)]
-    ids = np.concatenate([self._hide(split, ratio) for split in splits])
-    embedded_PLD = embed_images(
-        context.model, context.vocabulary, params, ids, config.batch_size,
-        f"{description}, {ratio:.0%} hidden", config.pooling,
-    )  # fmt: skip
-    ends = np.cumsum([len(split.codes) for split in splits])
-    embedded = np.split(embedded_PLD, ends[:-1])
-    fits = [self._at_fraction(fraction, *embedded) for fraction in self._fractions]
+    names = ("train", "val", self._context.split)
+    ids = [self._splits[name].hidden_ids(self._context, ratio) for name in names]
+    description = f"{description}, {ratio:.0%} hidden"
+    pooling = self._config.pooling
+    if pooling == "attention":
+      embedded = [self._attend(params, ids, part, description) for part in self._fractions]
+    else:
+      embedded = [self._embed(params, ids, pooling, description)] * len(self._fractions)
+    parts = zip(self._fractions, embedded, strict=True)
+    fits = [self._at_fraction(fraction, *arrays_PLD) for fraction, arrays_PLD in parts]
     return [np.stack(arrays) for arrays in zip(*fits, strict=True)]
+
+  def _embed(
+      self, params: Params, ids: Sequence[np.ndarray], pooling: Pooling, description: str
+  ) -> list[np.ndarray]:
+    """(P, L, D) of each split's token ids."""
+    context, config = self._context, self._config
+    embedded_PLD = embed_images(
+        context.model, context.vocabulary, params, np.concatenate(ids), config.batch_size,
+        description, pooling,
+    )  # fmt: skip
+    return np.split(embedded_PLD, np.cumsum([len(rows) for rows in ids])[:-1])
+
+  def _attend(
+      self, params: Params, ids: Sequence[np.ndarray], fraction: float, description: str
+  ) -> list[np.ndarray]:
+    """The same, pooled by queries that are fitted to a share of the training studies."""
+    context, train = self._context, self._splits["train"]
+    kept = self._kept(fraction)
+    shared = (context.model, context.vocabulary, params)
+    queries_LD = fit_queries(
+        *shared, ids[0][kept], train.targets_NF[kept], self._config.batch_size, context.seed,
+        description,
+    )  # fmt: skip
+    embedded_PLD = embed_by_attention(
+        *shared, queries_LD, np.concatenate(ids), self._config.batch_size, description
+    )
+    return np.split(embedded_PLD, np.cumsum([len(rows) for rows in ids])[:-1])
+
+  def _kept(self, fraction: float) -> np.ndarray:
+    """Which training studies are in a share, bool (N,); smaller shares are part of larger ones."""
+    lot = self._splits["train"].lot
+    return np.argsort(np.argsort(lot)) < max(1, round(fraction * len(lot)))
 
   def _at_fraction(
       self, fraction: float, train_NLD: np.ndarray, val_PLD: np.ndarray, test_PLD: np.ndarray
   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     train, val, test = (self._splits[name] for name in ("train", "val", self._context.split))
-    count = max(1, round(fraction * len(train.numbers)))
-    # Smaller shares are part of larger ones.
-    kept = np.isin(train.numbers, self._lot[:count])
+    kept = self._kept(fraction)
     targets_NF = train.targets_NF[kept]
     has_both = np.all([(targets_NF == kind).any(0) for kind in (0, 1)], axis=0)
     num_layers, num_findings = train_NLD.shape[1], len(self._findings)
@@ -329,23 +311,9 @@ class Classification:
       )[..., 0]
     return test_LF, val_LF, scores_NLF
 
-  def _of_studies(self, scores_PLFS: np.ndarray, split: _Split) -> np.ndarray:
+  def _of_studies(self, scores_PLFS: np.ndarray, split: Labelled) -> np.ndarray:
     """One score for all pictures of a study, (N, L, F, S)."""
-    if self._config.aggregate == "max":
-      return np.maximum.reduceat(scores_PLFS, split.starts, axis=0)
-    counts_N = np.diff(split.starts, append=len(split.codes))
-    sums_NLFS = np.add.reduceat(scores_PLFS, split.starts, axis=0)
-    return sums_NLFS / counts_N[:, None, None, None].astype(np.float32)
-
-  def _hide(self, split: _Split, ratio: float) -> np.ndarray:
-    """Token ids (P, n) of a split with a share of each picture's codes masked."""
-    study_P = np.searchsorted(split.starts, np.arange(len(split.codes)), side="right") - 1
-    later_P = np.arange(len(split.codes)) - split.starts[study_P]
-    keys = (
-        (split.numbers[study], *([later] if later else []))
-        for study, later in zip(study_P, later_P, strict=True)
-    )
-    return self._context.hidden_ids(split.codes, ratio, keys)
+    return (split.highest if self._config.aggregate == "max" else split.mean)(scores_PLFS)
 
 
 def _auroc_of_known(scores_NLFS: np.ndarray, targets_NF: np.ndarray) -> np.ndarray:
@@ -357,10 +325,12 @@ def _auroc_of_known(scores_NLFS: np.ndarray, targets_NF: np.ndarray) -> np.ndarr
   return np.stack(areas, axis=1)
 
 
-def _frontal_codes(record: dict[str, Any]) -> np.ndarray:
-  """Codes (pictures, T) of the frontal pictures, or of the first where no view is known as such."""
-  is_frontal = record["views"] == VIEWS.index("frontal")
-  return record["codes"][is_frontal] if is_frontal.any() else record["codes"][:1]
+def _name_labels(label_file: str) -> str:
+  """For the signature."""
+  if not label_file:
+    return "records"
+  path = pathlib.Path(label_file)
+  return f"{path.name}@{file_sha256(path)[:8]}"
 
 
 @functools.cache

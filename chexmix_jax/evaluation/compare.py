@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import page, sections
-from chexmix_jax.files import write_whole
+from chexmix_jax.files import check_place, write_whole
 
 _RESEARCH_ONLY = "Research only, not for clinical use."
 _MEND = "name folders that evaluate wrote, or evaluate again."
@@ -15,6 +15,7 @@ def write_comparison(
     results: Sequence[pathlib.Path], names: Sequence[str], output: pathlib.Path
 ) -> None:
   """Writes one HTML page of results side by side, with intervals and paired differences."""
+  check_place(output)
   if len(names) != len(results) or len(set(names)) < len(names):
     raise UserError(
         f"There are {len(results)} results and {len(set(names))} different names; give each result"
@@ -36,8 +37,5 @@ def write_comparison(
       *sections.retrieval(found),
       *sections.signatures(found),
   ]
-  try:
-    write_whole(output, page.document("CheXmix in JAX: checkpoints compared", parts))
-  except OSError as error:
-    raise UserError(f"{output} cannot be written ({error}); give another --output.") from error
+  write_whole(output, page.document("CheXmix in JAX: checkpoints compared", parts))
   print(f"{output} is written. {_RESEARCH_ONLY}")

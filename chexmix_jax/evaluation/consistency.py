@@ -43,15 +43,14 @@ class Probes:
     }
     take = {"train": slice(max_train), "val": slice(None), context.split: slice(number)}
     self._codes = {split: table.codes[take[split]] for split, table in tables.items()}
+    columns = [labels_lib.INDEX[name] for name in findings]
     targets = {
-        split: labels_lib.apply_policy(table.labels[take[split]], "mixed")
+        split: labels_lib.apply_policy(table.labels[take[split]], "mixed")[:, columns]
         for split, table in tables.items()
     }
-    self.findings = labels_lib.with_both_kinds(
-        findings, (targets["train"], targets["val"]), _MIN_CASES
-    )
-    columns = [labels_lib.INDEX[name] for name in self.findings]
-    self._targets = {split: found[:, columns] for split, found in targets.items()}
+    kept_F = labels_lib.have_both_kinds((targets["train"], targets["val"]), _MIN_CASES)
+    self.findings = [name for name, kept in zip(findings, kept_F, strict=True) if kept]
+    self._targets = {split: found_NF[:, kept_F] for split, found_NF in targets.items()}
     self.targets_NF = self._targets[context.split]
 
   def fit(self, params: Params) -> "Reader":

@@ -64,6 +64,21 @@ def auroc_by_layer(ratios: np.ndarray, auroc: Mapping[str, np.ndarray]) -> Figur
   return figure
 
 
+def calibration(
+    findings: Sequence[str], curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]
+) -> Figure:
+  """A panel for each finding: mean probability and share of positives, (B,) each, by name."""
+  figure, axes = _figure(1, len(findings), 2.4 * len(findings), 2.9, sharey=True)
+  for axis, finding in zip(axes, findings, strict=True):
+    axis.plot((0, 1), (0, 1), color=_GREY, linewidth=0.8, linestyle=":")
+    for name, found in curves.items():
+      if finding in found:
+        axis.plot(*found[finding], label=name, **_style(name, curves))
+    _label(axis, finding, "probability", "" if axis is not axes[0] else "share positive")
+  _legend(figure, axes[0])
+  return figure
+
+
 def training_curves(stages: Mapping[str, Lines], image_tokenizer: Lines) -> Figure:
   """Loss and negative log-likelihoods of stages that follow one another, and the tokenizer's."""
   figure, axes = _figure(2, 3, 9.6, 5.2)

@@ -6,13 +6,13 @@ drawn together for the intervals.
 """
 
 import importlib.metadata
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from chexmix_jax.data.rexrank import read_cases
 from chexmix_jax.errors import UserError
 from chexmix_jax.labels import POSITIVE
 from chexmix_jax.metrics.bootstrap import Resamples, interval
@@ -84,16 +84,9 @@ def score_file(
 
 
 def _read(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  try:
-    entries = json.loads(path.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise UserError(f"{path} cannot be read ({error.strerror}); name a ReXrank JSON.") from error
-  except ValueError as error:
-    raise UserError(f"{path} is no JSON ({error}); write it again.") from error
-  if not isinstance(entries, dict) or not entries:
-    raise UserError(f"{path} is no ReXrank JSON; give an object of case id -> entry.")
+  entries = read_cases(path)
   for number, entry in enumerate(entries.values(), 1):
-    if not isinstance(entry, dict) or not isinstance(entry.get("model_prediction"), str):
+    if not isinstance(entry.get("model_prediction"), str):
       raise UserError(
           f"Entry {number} of {path} has no text model_prediction; add it, empty where nothing was"
           " written."

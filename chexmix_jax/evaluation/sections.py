@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import figures, page
@@ -18,7 +19,6 @@ from chexmix_jax.evaluation.summary import (
     mask_caption,
     summary_rows,
 )
-from chexmix_jax.labels import INDEX
 from chexmix_jax.metrics.bootstrap import Difference, paired_difference
 
 NUM_PICTURES = 6  # Of each mask.
@@ -159,7 +159,8 @@ def by_finding(results: Results) -> list[str]:
       f"{caption}, {title}": {
           figure.removeprefix(prefix): number
           for figure, number in found.values.get(evaluation, {}).items()
-          if figure.startswith(prefix) and figure.removeprefix(prefix) in INDEX
+          # What has a `=` is of a layer or of a share of the labels.
+          if figure.startswith(prefix) and "=" not in figure.removeprefix(prefix)
       }
       for caption, evaluation, prefix in (
           ("AUROC", "classification", "auroc/mask=0.00/"),
@@ -208,7 +209,26 @@ def classification(results: Results) -> list[str]:
       page.figure(
           figures.auroc_by_layer(ratios, by_layer), "AUROC by layer at each share hidden", True
       ),
+      page.paragraph(
+          f"Calibration with {ratios[0]:.0%} hidden: what the probes predict and what is there, in"
+          " ten groups of equally many studies.",
+          "soft",
+      ),
+      page.figure(_calibration(arrays), "Share of positives by predicted probability", True),
   ]
+
+
+def _calibration(arrays: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+  findings = list(dict.fromkeys(str(f) for found in arrays.values() for f in found["findings"]))
+  curves = {
+      title: {
+          finding: (found[f"{key}/predicted"], found[f"{key}/observed"])
+          for finding in findings
+          if f"{(key := f'calibration/{finding}')}/predicted" in found
+      }
+      for title, found in arrays.items()
+  }
+  return figures.calibration(findings, curves)
 
 
 def pictures(results: Results) -> list[str]:

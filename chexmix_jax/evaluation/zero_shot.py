@@ -80,12 +80,13 @@ class ZeroShot:
     table = tokens.load_tokens(context.tokens, context.split, need=("pictures",))
     take = slice(config.num_studies)
     self._codes, self._patient_ids = table.codes[take], table.patient_ids[take]
-    targets = labels_lib.apply_policy(table.labels[take], config.policy)
-    self._findings = labels_lib.with_both_kinds(config.findings, [targets])
-    left_out = [name for name in config.findings if name not in self._findings]
-    if left_out:
+    columns = [labels_lib.INDEX[name] for name in config.findings]
+    targets_NF = labels_lib.apply_policy(table.labels[take], config.policy)[:, columns]
+    kept_F = labels_lib.have_both_kinds([targets_NF])
+    self._findings = [name for name, kept in zip(config.findings, kept_F, strict=True) if kept]
+    self._targets_NF = targets_NF[:, kept_F]
+    if left_out := [name for name in config.findings if name not in self._findings]:
       print(f"zero_shot: left out {', '.join(left_out)}, which all or none of the studies have")
-    self._targets_NF = targets[:, [labels_lib.INDEX[name] for name in self._findings]]
 
   def run(self, params: Params) -> Result:
     """Scores one checkpoint."""

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from chexmix_jax.data import dicom, images
+from chexmix_jax.data.rexrank import read_cases
 from chexmix_jax.errors import UserError
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -62,7 +62,7 @@ def list_inputs(
     cells = _column(path, image_column)
     inputs = Inputs(tuple(cells), tuple(_place(path, image_root, cell) for cell in cells))
   elif suffix == ".json":
-    cases = _cases(path)
+    cases = read_cases(path)
     files = [_place(path, image_root, _key_image(path, *case)) for case in cases.items()]
     inputs = Inputs(tuple(cases), tuple(files), cases)
   else:
@@ -137,18 +137,6 @@ def _find_column(path: pathlib.Path, columns: Sequence[str], name: str | None) -
         f" {', '.join(columns) or 'its columns'} by --image_column."
     )
   return found[0]
-
-
-def _cases(path: pathlib.Path) -> dict[str, dict[str, Any]]:
-  try:
-    cases = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} cannot be read as a JSON; mend the file.") from error
-  if not isinstance(cases, dict) or not all(isinstance(case, dict) for case in cases.values()):
-    raise UserError(
-        f"{path} is no ReXrank JSON; give one of the form case id -> entry with image_path."
-    )
-  return cases
 
 
 def _key_image(path: pathlib.Path, name: str, case: dict[str, Any]) -> str:

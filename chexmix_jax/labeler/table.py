@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from chexmix_jax.data.sources.files import LONGEST_CELL, is_utf8
 from chexmix_jax.errors import UserError
-from chexmix_jax.files import write_whole
+from chexmix_jax.files import check_place, write_whole
 from chexmix_jax.labeler.aggregate import label_report
 from chexmix_jax.labels import CHEXPERT_14, UNKNOWN
 from chexmix_jax.progress import progress
@@ -31,8 +31,7 @@ def label_file(input_csv: pathlib.Path, columns: Sequence[str], output_csv: path
     raise UserError("No column of text is named; name some, such as findings,impression.")
   if output_csv.exists() and input_csv.exists() and output_csv.samefile(input_csv):
     raise UserError(f"{output_csv} is the input; name another file for the labels.")
-  if output_csv.is_dir() or not output_csv.parent.is_dir():
-    raise UserError(f"{output_csv} is not in a folder that is there; make it or mend the path.")
+  check_place(output_csv)
   text = io.StringIO()
   writer = csv.writer(text, lineterminator="\n")
   rows = read_rows(input_csv, columns)

@@ -1,6 +1,7 @@
 """A map over rows in batches of one size, which are shared out over the mesh."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,8 +39,8 @@ def map_rows(
       starts = progress(starts, desc=description, unit="batch", leave=False)
     for start in starts:
       take = np.minimum(np.arange(start, start + batch_size), count - 1)
-      batch = jax.tree.map(functools.partial(_put, mesh, take), rows)
-      outputs.append(_apply(function, batch))
+      batch = jax.tree.map(operator.itemgetter(take), rows)
+      outputs.append(_apply(function, put_rows(mesh, batch)))
   outputs = jax.device_get(outputs)
   return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *outputs)
 
@@ -49,6 +50,10 @@ def _apply(function: jax.tree_util.Partial, batch: Any) -> Any:
   return function(batch)
 
 
-def _put(mesh: jax.sharding.Mesh, take: np.ndarray, array: np.ndarray) -> jax.Array:
-  rows = array[take]
-  return jax.device_put(rows, named_sharding(mesh, ("batch", *(None,) * (rows.ndim - 1))))
+def put_rows(mesh: jax.sharding.Mesh, rows: Any) -> Any:
+  """A tree of arrays that share their first axis, a multiple of the devices, over the mesh."""
+
+  def put(array: np.ndarray) -> jax.Array:
+    return jax.device_put(array, named_sharding(mesh, ("batch", *(None,) * (array.ndim - 1))))
+
+  return jax.tree.map(put, rows)

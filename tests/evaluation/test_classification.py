@@ -184,24 +184,64 @@ def test_uncertain_labels_are_left_out_when_ignored(context, params):
 
 
 @pytest.mark.parametrize(("aggregate", "expected"), [("mean", [2, 5]), ("max", [3, 5])])
-def test_pictures_of_a_study_share_one_score(context, monkeypatch, aggregate, expected):
-  row = {"patient_id": "p", "study_id": "s", "labels": np.zeros(14, np.int8)}
-  codes = np.arange(16)[None]
-  # A study of two frontal pictures and a lateral one, and one of unknown views.
-  rows = [
-      row | {"codes": np.concatenate([codes, codes + 1, codes + 2]), "views": np.array([0, 0, 1])},
-      row | {"codes": np.concatenate([codes, codes + 3]), "views": np.array([2, 2])},
-  ]
-  monkeypatch.setattr(classification.tokens, "open_tokens", lambda *_, **__: rows)
-  config = dataclasses.replace(CONFIG, aggregate=aggregate)
-  evaluation = Classification(context, config)
-  split = evaluation._splits["test"]
-  assert split.codes[:, 0].tolist() == [0, 1, 0] and split.starts.tolist() == [0, 2]
-  assert len(evaluation._splits["train"].codes) == 2  # Probes are fitted to one of each.
+def test_pictures_of_a_study_share_one_score(context, aggregate, expected):
+  evaluation = Classification(context, dataclasses.replace(CONFIG, aggregate=aggregate))
+  split = dataclasses.replace(
+      evaluation._splits["test"], codes=np.zeros((3, 16), int), starts=np.array([0, 2])
+  )
   scores = np.array([1.0, 3.0, 5.0])[:, None, None, None]
   assert evaluation._of_studies(scores, split).ravel().tolist() == expected
-  hidden = evaluation._hide(split, 0.5) == context.vocabulary.mask
-  assert set(hidden.sum(1)) == {8} and np.any(hidden[0] != hidden[1])
+
+
+def test_attention_is_fitted_to_the_studies_of_each_share(
+    context, params, monkeypatch, values_of, result
+):
+  fitted = []
+  fit_queries = classification.fit_queries
+
+  def spy(*args):
+    fitted.append(args[4].shape)
+    return fit_queries(*args)
+
+  monkeypatch.setattr(classification, "fit_queries", spy)
+  config = dataclasses.replace(
+      CONFIG, pooling="attention", mask_ratios=(0.0,), label_fractions=(0.5, 1.0)
+  )
+  found = Classification(context, config).run(params)
+  assert fitted == [(90, 4), (45, 4)] * 2  # The second time for the untrained baseline.
+  assert found.options["pooling"] == "attention"
+  assert values_of(found)["auroc/mask=0.00"] > values_of(result)["auroc/mask=0.00"] - 0.02
+
+
+def test_labels_of_a_file_count_instead_of_those_of_the_records(
+    context, params, result, tmp_path, capsys, values_of
+):
+  lines = ["study_id,Heart,Always"]
+  for split in ("train", "val", "test"):
+    table = tokens.load_tokens(context.tokens, split)
+    hearts = table.labels[:, labels_lib.INDEX["Cardiomegaly"]]
+    # Uncertain ones are not positive in `mixed`, of this finding.
+    rows = zip(table.study_ids, hearts, strict=True)
+    lines += [f"{study},{int(heart == 1)},1" for study, heart in rows]
+  path = tmp_path / "labels.csv"
+  path.write_text("\n".join(lines[:-1]))
+  config = dataclasses.replace(
+      CONFIG, label_file=str(path), findings=("Heart", "Always"), mask_ratios=(0.0,)
+  )
+  evaluation = Classification(context, config)
+  said = capsys.readouterr().out
+  assert f"1 of 30 studies of test are not in {path}" in said
+  assert "left out Always, with fewer than 5" in said
+  found = evaluation.run(params)
+  assert found.artefacts["findings"].tolist() == ["Heart"]
+  assert found.values["num_test"] == 29 and found.options["labels"].startswith("labels.csv@")
+  column = FOUND.index("Cardiomegaly")
+  expected = result.artefacts["targets"][:-1, column]
+  np.testing.assert_array_equal(found.artefacts["targets"][:, 0], expected)
+  layer = found.artefacts["layer"][0]
+  auroc = values_of(found)["auroc/mask=0.00/Heart"]
+  assert auroc == pytest.approx(found.artefacts["auroc"][0, layer, 0], abs=1e-12)
+  assert auroc > 0.7
 
 
 @pytest.mark.parametrize(
@@ -209,7 +249,7 @@ def test_pictures_of_a_study_share_one_score(context, monkeypatch, aggregate, ex
     [
         ({"mask_ratios": (0.5, 1.5)}, "mask_ratios="),
         ({"label_fractions": (0.0, 1.0)}, "label_fractions="),
-        ({"findings": ("Oedema",)}, "'Oedema'"),
+        ({"findings": ("Oedema",)}, "'Oedema'.* or name a label_file"),
         ({"strengths": (1.0, 0.0)}, "strengths="),
     ],
 )

@@ -89,6 +89,13 @@ def test_bad_files_are_named(tmp_path, content, message):
     score_file(path, ("summary",))
 
 
+def test_a_place_that_cannot_be_written_is_named_before_the_work(write, tmp_path, monkeypatch):
+  monkeypatch.setattr(evaluate, "score_file", None)
+  for output, message in ((tmp_path / "no" / "x.json", "no is no folder"), (tmp_path, "a folder")):
+    with pytest.raises(UserError, match=message):
+      evaluate.main(["score", f"--input={write()}", f"--output={output}"])
+
+
 def test_scores_of_other_packages_are_computed_or_said_to_be_missing(write, monkeypatch):
   found = score_file(write())
   assert found["unavailable"]["RadGraph"] == "not computed: pip install radgraph"

@@ -78,7 +78,7 @@ def test_a_rexrank_json_has_one_picture_a_case(tmp_path):
         ("a.csv", "id,path\n1,\n", r"Row 2 of .*a\.csv has no path"),
         ("a.csv", "path\n", r"a\.csv has no picture"),
         ("a.csv", b"path\n\xff\xfe.png\n", r"a\.csv cannot be read as a CSV"),
-        ("a.json", "{", r"a\.json cannot be read as a JSON"),
+        ("a.json", "{", r"a\.json is no JSON"),
         ("a.json", "[1]", r"a\.json is no ReXrank JSON"),
         ("a.json", '{"c": {"report": "x"}}', r"Case c of .*a\.json has neither"),
         ("a.json", '{"c": {"image_path": []}}', r"Case c of .*a\.json has neither"),

@@ -88,5 +88,5 @@ def test_never_writes_over_its_input(tmp_path):
     with pytest.raises(UserError, match="is the input; name another file"):
       label_file(source, ("report",), output)
   assert source.read_bytes() == before
-  with pytest.raises(UserError, match="is not in a folder that is there"):
+  with pytest.raises(UserError, match="is no folder that can be written to"):
     label_file(source, ("report",), tmp_path / "none" / "out.csv")

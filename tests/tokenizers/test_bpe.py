@@ -106,7 +106,7 @@ def test_agrees_with_transformers_on_gpt2s_vocabulary(gpt2, gpt2_dir, shared):
 
 
 @hypothesis.given(strategies.text())
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 @hypothesis.example("a ▁ Ġ\r\n\t\t  <unk> \x00 \ufeff 😀 e\u0301 . , <|endoftext|><|img|>")
 def test_any_text_comes_back(small, value):
   ids = small.encode(value)

@@ -19,7 +19,7 @@ def tokenizer(tmp_path_factory):
 
 
 @hypothesis.given(strategies.text())
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=300)
 @hypothesis.example("a ▁ b\n\t<unk> <0x41> \x00 \ufeff 😀 e\u0301 </s>")
 def test_any_text_comes_back_normalised(tokenizer, value):
   ids = tokenizer.encode(value)

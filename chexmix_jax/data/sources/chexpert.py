@@ -90,7 +90,7 @@ def _row(
       split=split,
       where=where,
       pictures=pictures,
-      labels=files.chexpert_labels(row, where),
+      labels=files.label_cells(row, where),
       order=number,
   )
 

@@ -64,7 +64,7 @@ def _keep_labels(known: dict[str, np.ndarray], where: str, row: dict[str, str]) 
   path = files.required(row, "path_to_image", where)
   if path in known:
     raise BadRow("duplicate id", f"{where} names an image that stands before; remove one.")
-  known[path] = files.chexpert_labels(row, where)
+  known[path] = files.label_cells(row, where)
 
 
 def _parse(

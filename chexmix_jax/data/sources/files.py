@@ -143,13 +143,15 @@ def required(row: dict[str, Any], key: str, where: str) -> str:
   return value
 
 
-def chexpert_labels(row: dict[str, Any], where: str) -> np.ndarray:
-  """int8 (14,) of the columns with the CheXpert findings' names; empty or absent is UNKNOWN.
+def label_cells(
+    row: dict[str, Any], where: str, findings: Sequence[str] = labels_lib.CHEXPERT_14
+) -> np.ndarray:
+  """int8 (F,) of the columns with the findings' names; empty or absent is UNKNOWN.
 
   BadRow for a value other than 1, 0, -1 and nothing.
   """
-  labels = np.full(len(labels_lib.CHEXPERT_14), labels_lib.UNKNOWN, np.int8)
-  for i, name in enumerate(labels_lib.CHEXPERT_14):
+  labels = np.full(len(findings), labels_lib.UNKNOWN, np.int8)
+  for i, name in enumerate(findings):
     cell = row.get(name)
     if cell is None or cell == "":
       continue

@@ -102,7 +102,7 @@ def _keep_image(known: _Known, where: str, row: dict[str, str]) -> None:
 
 
 def _keep_labels(known: _Known, where: str, row: dict[str, str]) -> None:
-  labels = files.chexpert_labels(row, where)
+  labels = files.label_cells(row, where)
   known.labels[_new_id(known.labels, row, "study_id", where)] = labels
 
 

@@ -75,7 +75,7 @@ def _parse(
   if not split:
     known = ", ".join(_SPLITS)
     raise BadRow("no split", f"{where} has a split that is not one of {known}; mend the cell.")
-  found = files.chexpert_labels(row, where)
+  found = files.label_cells(row, where)
   return source.Row(
       study_id=study_id,
       patient_id=patient_id,

@@ -107,7 +107,7 @@ def test_the_newest_version_of_a_file_is_found(tmp_path):
 @given(st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.booleans()))
 def test_a_label_is_one_of_four_or_refused(cell):
   try:
-    labels = files.chexpert_labels({"Edema": cell}, "row 3")
+    labels = files.label_cells({"Edema": cell}, "row 3")
   except BadRow as error:
     assert "row 3 has a 'Edema'" in str(error)
     return
