@@ -75,15 +75,20 @@ def _meteor(references: Sequence[str], generated: Sequence[str]) -> dict[str, Fi
       {i: [" ".join(cut(text))] for i, text in enumerate(texts)}
       for texts in (references, generated)
   )
-  _, scores = scorer.compute_score(true, made)
+  try:
+    _, scores = scorer.compute_score(true, made)
+  finally:
+    # It keeps its lock where Java ends too soon, and then would wait for that lock forever.
+    if scorer.lock.locked():
+      scorer.lock.release()
   return {"meteor_mean": bootstrap.mean(np.asarray(scores))}
 
 
 def _radcliq(references: Sequence[str], generated: Sequence[str]) -> dict[str, Figure]:
   """RadCliQ-v1 (Yu et al. 2023), errors that a radiologist would count: lower is better.
 
-  The mean over reports; RadEval's own figure, and ReXrank's, is 1 over it. The frequencies in its
-  BERTScore are those of all references, in samples too.
+  The mean over reports; the figure that RadEval itself gives of several is 1 over it. The word
+  frequencies in its BERTScore are those of all references, in samples too.
   """
   with warnings.catch_warnings():  # It silences those of the whole process.
     scorer = importlib.import_module("radeval").RadEval(

@@ -1,5 +1,6 @@
 """Scores by packages of others: stand-ins for them, and METEOR itself where it is installed."""
 
+import gc
 import importlib.util
 import shutil
 import sys
@@ -53,26 +54,59 @@ def java(tmp_path, monkeypatch):
   return program
 
 
+@pytest.fixture
+def only(monkeypatch):
+  """Leaves one score alone, so that no other package of this machine is asked."""
+
+  def leave(name):
+    packages = {name: model_based._PACKAGES[name]}
+    monkeypatch.setattr(model_based, "_PACKAGES", packages)
+
+  return leave
+
+
 _METEOR = """
+import threading
+
 class Meteor:
+  def __init__(self):
+    self.lock = threading.Lock()
+
+  def __del__(self):
+    assert self.lock.acquire(timeout=0)
+
   def compute_score(self, references, generated):
+    self.lock.acquire()
     assert list(references) == list(generated) == list(range(len(references)))
     pairs = [(*references[i], *generated[i]) for i in references]
     assert pairs[0] == ("the heart is normal in size", "the heart is normal in size"), pairs
     assert pairs[2] == ("the lungs are clear", ""), pairs
     scores = [float(a == b) for a, b in pairs]
+    self.lock.release()
     return 0.123, scores
 """
 
 
-def test_meteor_is_the_mean_over_reports_of_cut_words(install, java):
+def test_meteor_is_the_mean_over_reports_of_cut_words(install, java, only):
+  only("METEOR")
   install("pycocoevalcap", "7.8", {"__init__.py": "", "meteor/meteor.py": _METEOR})
   figures, unavailable = model_based_figures(REFERENCES, GENERATED)
   assert "METEOR" not in unavailable
   assert value(figures["meteor_mean/pycocoevalcap=7.8"]) == pytest.approx(0.5)
 
 
-def test_meteor_needs_java(install, java):
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_java_that_ends_too_soon_is_said_and_not_waited_for(install, java, only):
+  only("METEOR")
+  install("pycocoevalcap", "7.8", {"__init__.py": "", "meteor/meteor.py": _METEOR})
+  figures, unavailable = model_based_figures(REFERENCES[::-1], GENERATED[::-1])
+  gc.collect()
+  assert not figures
+  assert unavailable["METEOR"].startswith("not computed: pycocoevalcap failed (AssertionError")
+
+
+def test_meteor_needs_java(install, java, only):
+  only("METEOR")
   install("pycocoevalcap", "7.8", {"__init__.py": "", "meteor/meteor.py": _METEOR})
   java.unlink()
   figures, unavailable = model_based_figures(REFERENCES, GENERATED)
@@ -114,7 +148,8 @@ class RadEval:
 """
 
 
-def test_radcliq_is_the_mean_over_reports(install):
+def test_radcliq_is_the_mean_over_reports(install, only):
+  only("RadCliQ")
   install("radeval", "2.2.1", {"__init__.py": _RADEVAL.replace("NUMBER", "None")})
   filters = list(warnings.filters)
   figures, unavailable = model_based_figures(REFERENCES, GENERATED)
@@ -123,7 +158,8 @@ def test_radcliq_is_the_mean_over_reports(install):
   assert "RadCliQ" not in unavailable and warnings.filters == filters
 
 
-def test_a_package_that_misses_a_report_gives_no_figure(install):
+def test_a_package_that_misses_a_report_gives_no_figure(install, only):
+  only("RadCliQ")
   install("radeval", "2.2.1", {"__init__.py": _RADEVAL.replace("NUMBER", "3")})
   figures, unavailable = model_based_figures(REFERENCES, GENERATED)
   assert not any("radcliq" in name for name in figures)
@@ -163,16 +199,12 @@ def test_scores_are_computed_or_said_to_be_missing(monkeypatch):
   }
 
 
-def test_every_score_that_lacks_its_package_says_what_to_install():
-  _, unavailable = model_based_figures(["Edema."], ["No edema."])
-  modules = {
-      "METEOR": "pycocoevalcap", "BERTScore": "bert_score", "CheXbert": "f1chexbert",
-      "RadGraph": "radgraph", "RadCliQ": "radeval", "RaTEScore": "RaTEScore",
-      "GREEN": "green_score",
-  }  # fmt: skip
-  for name, module in modules.items():
-    if importlib.util.find_spec(module) is None:
-      assert unavailable[name].startswith("not computed: pip install ")
+def test_every_score_that_lacks_its_package_says_what_to_install(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  figures, unavailable = model_based_figures(["Edema."], ["No edema."])
+  names = {"METEOR", "BERTScore", "CheXbert", "RadGraph", "RadCliQ", "RaTEScore", "GREEN"}
+  assert not figures and unavailable.keys() == names
+  assert all(line.startswith("not computed: pip install ") for line in unavailable.values())
 
 
 def test_labels_of_chexbert_are_compared_over_all_findings(monkeypatch):
