@@ -16,6 +16,7 @@ from chexmix_jax.inference.inpaint import METHODS, draw_mask, fill_codes
 from chexmix_jax.labels import CHEXPERT_5
 from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.bootstrap import Figure
+from chexmix_jax.metrics.feature_distances import FeatureDistances
 from chexmix_jax.metrics.images import l1, masked_ssim, ms_ssim, ms_ssim_scales, psnr, ssim
 from chexmix_jax.models.transformer import Params
 from chexmix_jax.parallel.batches import map_rows
@@ -41,6 +42,8 @@ class InpaintingConfig:
     num_mean: of the training split, for the mean picture.
     num_probe: of the training split, for the probes of findings.
     batch_size: pictures of a pass.
+    lpips_weights: state dict of torchvision's alexnet for LPIPS; empty: not computed.
+    fid_network: TorchScript for FID, such as inception-2015-12-05.pt; empty: not computed.
   """
 
   random_ratios: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -55,6 +58,8 @@ class InpaintingConfig:
   num_mean: int = 1000
   num_probe: int = 600
   batch_size: int = 64
+  lpips_weights: str = ""
+  fid_network: str = ""
 
   def __post_init__(self):
     for shape, ratio in self.masks:
@@ -103,6 +108,8 @@ class Inpainting:
                                  on this checkpoint read the picture, drawn and encoded again
     token_accuracy/M             share of the hidden codes that are met
     nll/M                        nats of a hidden code, of the model's distribution over codes
+    lpips/M, fid/M               of the chosen way, whole pictures, where weights are given, see
+                                 chexmix_jax.metrics.feature_distances; fid has no interval
 
   of the way with the better masked PSNR in the validation split, where each picture has one of the
   masks in turn, and with `/one_pass` and so on at the end those of each. PSNR is in dB, of
@@ -110,14 +117,14 @@ class Inpainting:
   described in chexmix_jax.metrics.images, the masks at draw_mask in chexmix_jax.inference.inpaint:
   lungs are a template, not a segmentation. A picture has no masked_ssim, and does not count for it,
   where all that is hidden of it lies within 5 pixels of its edge. The whole picture is drawn from
-  codes, the visible cells too. Baselines of all but the last two, with the same visible cells:
+  codes, the visible cells too. Baselines of all but the codes, with the same visible cells:
 
     mean_fill/…           hidden pixels have the mean of the original's visible ones
     mean_image/…          hidden pixels are those of the mean training picture
-    tokenizer_ceiling/…   the tokenizer draws the true codes
+    tokenizer_ceiling/…   the tokenizer draws the true codes; the only one of fid
 
   Masks depend on seed, number of the study, shape and ratio alone. Raises UserError where a split
-  is missing or a ratio hides none or all of the grid.
+  is missing, a ratio hides none or all of the grid, or weights that are given cannot be used.
   """
 
   def __init__(self, context: Context, config: InpaintingConfig = InpaintingConfig()):
@@ -125,7 +132,11 @@ class Inpainting:
     self._config = config
     self._test = self._load(context.split, config.num_studies)
     self._validation = self._load("val", config.num_validation)
+    self._distances = FeatureDistances(
+        self._test.original_NHW, config.lpips_weights, config.fid_network, config.batch_size
+    )
     self._ceiling_NHW = self._draw(self._test.codes_NT)
+    self._ceiling_fid = self._distances.fid(self._ceiling_NHW)
     self._probes = Probes(
         context, config.findings, config.num_studies, config.num_probe, config.batch_size
     )
@@ -149,6 +160,14 @@ class Inpainting:
           found |= {f"{name}/{mask}": score for name, score in scores.items()}
           artefacts[f"examples/{mask}"] = self._examples(hidden_NT, drawn_NHW, take)
           chosen_NHW[mask] = drawn_NHW
+    values = {"num_studies": float(len(self._test.study_ids))}
+    for mask, drawn_NHW in chosen_NHW.items():
+      lpips, fid = self._distances.lpips(drawn_NHW), self._distances.fid(drawn_NHW)
+      found |= {f"{name}/{mask}": figure for name, figure in lpips.items()}
+      values |= {f"{name}/{mask}": value for name, value in fid.items()}
+      values |= {
+          f"tokenizer_ceiling/{name}/{mask}": value for name, value in self._ceiling_fid.items()
+      }
     if self._probes.findings:
       found |= self._read_findings(params, chosen_NHW)
     pixels = self._test.original_NHW.shape[1:]
@@ -158,8 +177,8 @@ class Inpainting:
         "psnr": "mean over pictures,at most 100 dB",
         "ssim": "gaussian 11x11,sigma 1.5",
         "ms_ssim": f"{ms_ssim_scales(*pixels)} scales",
+        **self._distances.options,
     }
-    values = {"num_studies": float(len(self._test.study_ids))}
     return Result(values, artefacts, found | self._baselines, self._test.patient_ids, options)
 
   def _load(self, split: str, number: int) -> _Pictures:
@@ -259,6 +278,7 @@ class Inpainting:
   def _score_baselines(self) -> dict[str, Figure]:
     original_NHW, ceiling_NHW = self._test.original_NHW, self._ceiling_NHW
     mean_HW = _originals(self._context, "train", self._config.num_mean).mean(0)
+    ceiling_lpips = self._distances.lpips(ceiling_NHW)  # The same under every mask.
     found: dict[str, Figure] = {}
     for shape, ratio in self._config.masks:
       hidden_NT = self._hidden(shape, ratio)
@@ -270,10 +290,12 @@ class Inpainting:
           "tokenizer_ceiling": ceiling_NHW,
       }
       for name, drawn_NHW in drawn.items():
-        if self._probes.findings and name != "tokenizer_ceiling":
+        is_ceiling = name == "tokenizer_ceiling"
+        if self._probes.findings and not is_ceiling:
           codes_NT = self._encode(drawn_NHW)
           self._baseline_codes[f"{name}/{shape}/mask={ratio:.2f}"] = codes_NT
         scores = self._compare(original_NHW, drawn_NHW, hidden_NT)
+        scores |= ceiling_lpips if is_ceiling else self._distances.lpips(drawn_NHW)
         found |= {
             f"{name}/{key}/{shape}/mask={ratio:.2f}": score for key, score in scores.items()
         }

@@ -1,18 +1,22 @@
-"""Scores that other packages compute with models of their own, where they are installed.
+"""Scores that other packages compute with models or programs of their own, where they are there.
 
 None of them is a dependency. What is missing is said in one line, and never scored as zero.
 """
 
+import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
 import os
+import shutil
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.bootstrap import Figure
+from chexmix_jax.metrics.words import cut
 
 Scorer = Callable[[Sequence[str], Sequence[str]], dict[str, Figure]]
 """References and generated reports -> name -> figure."""
@@ -60,15 +64,83 @@ def _green(references: Sequence[str], generated: Sequence[str]) -> dict[str, Fig
   return {"green": bootstrap.mean(np.asarray(scores))}
 
 
-# Name: function, module, distribution, what to do where it is missing, a variable that it needs.
-_SCORERS: dict[str, tuple[Scorer, str, str, str, str]] = {
-    "BERTScore": (_bert_score, "bert_score", "bert-score", "pip install bert-score", ""),
-    "CheXbert": (_chexbert, "f1chexbert", "f1chexbert", "pip install f1chexbert", ""),
-    "RadGraph": (_radgraph, "radgraph", "radgraph", "pip install radgraph", ""),
-    "RaTEScore": (_ratescore, "RaTEScore", "RaTEScore", "pip install RaTEScore", ""),
-    "GREEN": (
+def _meteor(references: Sequence[str], generated: Sequence[str]) -> dict[str, Figure]:
+  """METEOR 1.5 (Denkowski & Lavie 2014) of words cut as for BLEU: the mean over reports.
+
+  That is not the score of the corpus, which the package computes from sums of the reports' counts
+  and which others publish. A report without words scores 0.
+  """
+  scorer = importlib.import_module("pycocoevalcap.meteor.meteor").Meteor()
+  true, made = (
+      {i: [" ".join(cut(text))] for i, text in enumerate(texts)}
+      for texts in (references, generated)
+  )
+  try:
+    _, scores = scorer.compute_score(true, made)
+  finally:
+    # It keeps its lock where Java ends too soon, and then would wait for that lock forever.
+    if scorer.lock.locked():
+      scorer.lock.release()
+  return {"meteor_mean": bootstrap.mean(np.asarray(scores))}
+
+
+def _radcliq(references: Sequence[str], generated: Sequence[str]) -> dict[str, Figure]:
+  """RadCliQ-v1 (Yu et al. 2023), errors that a radiologist would count: lower is better.
+
+  The mean over reports; the figure that RadEval itself gives of several is 1 over it. The word
+  frequencies in its BERTScore are those of all references, in samples too.
+  """
+  with warnings.catch_warnings():  # It silences those of the whole process.
+    scorer = importlib.import_module("radeval").RadEval(
+        metrics=["radcliq"], per_sample=True, show_progress=False
+    )
+    scores = scorer(refs=list(references), hyps=list(generated))["radcliq_v1"]
+  return {"radcliq_v1": bootstrap.mean(np.asarray(scores))}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Package:
+  """What computes a score, and what it needs.
+
+  Attributes:
+    scorer: that computes it.
+    module: of the package.
+    distribution: of the module.
+    mend: what to do where something is missing.
+    variable: of the environment that must be set, if any.
+    program: that must be on the PATH, if any.
+  """
+
+  scorer: Scorer
+  module: str
+  distribution: str
+  mend: str
+  variable: str = ""
+  program: str = ""
+
+  @property
+  def is_there(self) -> bool:
+    return (
+        importlib.util.find_spec(self.module) is not None
+        and (not self.variable or bool(os.environ.get(self.variable)))
+        and (not self.program or shutil.which(self.program) is not None)
+    )
+
+
+_PACKAGES = {
+    "METEOR": _Package(
+        _meteor, "pycocoevalcap", "pycocoevalcap", "pip install pycocoevalcap, and install Java",
+        program="java",
+    ),
+    "BERTScore": _Package(_bert_score, "bert_score", "bert-score", "pip install bert-score"),
+    "CheXbert": _Package(_chexbert, "f1chexbert", "f1chexbert", "pip install f1chexbert"),
+    "RadGraph": _Package(_radgraph, "radgraph", "radgraph", "pip install radgraph"),
+    "RadCliQ": _Package(_radcliq, "radeval", "radeval", "pip install radeval"),
+    "RaTEScore": _Package(_ratescore, "RaTEScore", "RaTEScore", "pip install RaTEScore"),
+    "GREEN": _Package(
         _green, "green_score", "green-score",
-        "pip install green-score, and name its model by CHEXMIX_GREEN_MODEL", "CHEXMIX_GREEN_MODEL",
+        "pip install green-score, and name its model by CHEXMIX_GREEN_MODEL",
+        variable="CHEXMIX_GREEN_MODEL",
     ),
 }  # fmt: skip
 
@@ -76,20 +148,23 @@ _SCORERS: dict[str, tuple[Scorer, str, str, str, str]] = {
 def model_based_figures(
     references: Sequence[str], generated: Sequence[str]
 ) -> tuple[dict[str, Figure], dict[str, str]]:
-  """Figures of the scorers that are there, and name -> what to do about each of the others."""
+  """Figures of the packages that are there, and name -> what to do about each of the others."""
   figures: dict[str, Figure] = {}
-  # It is a regression over other scores of which no package gives one value for each report.
-  unavailable = {"RadCliQ": "not computed: pip install RadEval, and score the file with it"}
-  for name, (scorer, module, distribution, mend, variable) in _SCORERS.items():
-    if importlib.util.find_spec(module) is None or (variable and not os.environ.get(variable)):
-      unavailable[name] = f"not computed: {mend}"
+  unavailable: dict[str, str] = {}
+  for name, package in _PACKAGES.items():
+    if not package.is_there:
+      unavailable[name] = f"not computed: {package.mend}"
       continue
     try:
-      found = scorer(references, generated)
+      found = package.scorer(references, generated)
+      for figure in found.values():  # One that is not of as many reports raises here.
+        figure(np.ones((1, len(references))))
+      version = importlib.metadata.version(package.distribution)
     except Exception as error:  # Whatever a package of others raises must not cost the rest.
       reason = str(error).strip().split("\n")[0]
-      unavailable[name] = f"not computed: {module} failed ({type(error).__name__}: {reason})"
+      unavailable[name] = (
+          f"not computed: {package.module} failed ({type(error).__name__}: {reason})"
+      )
       continue
-    version = importlib.metadata.version(distribution)
-    figures |= {f"{key}/{distribution}={version}": figure for key, figure in found.items()}
+    figures |= {f"{key}/{package.distribution}={version}": found[key] for key in found}
   return figures, unavailable

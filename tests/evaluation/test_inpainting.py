@@ -1,6 +1,8 @@
 """Figures of inpainting, and the scores of pictures."""
 
 import dataclasses
+import sys
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from chexmix_jax.data import studies, tokens
 from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation import inpainting
 from chexmix_jax.evaluation.inpainting import (
     Inpainting,
     InpaintingConfig,
@@ -16,7 +19,7 @@ from chexmix_jax.evaluation.inpainting import (
 )
 from chexmix_jax.inference import inpaint
 from chexmix_jax.inference.inpaint import METHODS, draw_mask, fill_codes
-from chexmix_jax.metrics import images
+from chexmix_jax.metrics import bootstrap, images
 
 CONFIG = InpaintingConfig(
     random_ratios=(0.5,), block_ratios=(0.5,), methods=METHODS, num_studies=6, num_validation=5,
@@ -174,3 +177,58 @@ def test_bad_settings_are_named(context):
     Inpainting(context, dataclasses.replace(CONFIG, top_ratios=(0.1,)))
   with pytest.raises(UserError, match="has no split 'other'"):
     Inpainting(dataclasses.replace(context, split="other"), CONFIG)
+
+
+def test_nothing_of_features_is_there_without_weights(result, values_of):
+  assert not any("lpips" in name or "fid" in name for name in values_of(result))
+  assert result.options.keys().isdisjoint({"lpips", "fid"})
+
+
+def test_feature_distances_stand_beside_the_rest_where_weights_are_given(
+    result, context, params, pictures, monkeypatch, values_of
+):
+  """By a stand-in for both: the mean of what is drawn above the original."""
+
+  class Distances:
+    options: ClassVar = {"lpips": "alexnet@0", "fid": "means@1"}
+
+    def __init__(self, original, lpips_weights, fid_network, batch_size):
+      assert (lpips_weights, fid_network, batch_size) == ("a.pth", "b.pt", 4)
+      np.testing.assert_allclose(original, pictures, atol=1e-6)
+      self.original = original
+
+    def lpips(self, drawn):
+      return {"lpips": bootstrap.mean((drawn - self.original).mean((1, 2)))}
+
+    def fid(self, drawn):
+      return {"fid": float((drawn - self.original).mean())}
+
+  monkeypatch.setattr(inpainting, "FeatureDistances", Distances)
+  config = dataclasses.replace(CONFIG, lpips_weights="a.pth", fid_network="b.pt", findings=())
+  found = Inpainting(context, config).run(params)
+  assert Distances.options.items() <= found.options.items()
+  assert not any("fid" in name for name in found.figures)  # It has no interval.
+  values = values_of(found)
+  for mask in MASKS:
+    assert values[f"lpips/{mask}"] == pytest.approx(values[f"fid/{mask}"], abs=1e-6)
+    filled = found.artefacts[f"examples/{mask}"][:, 2] / 255
+    assert values[f"fid/{mask}"] == pytest.approx((filled - pictures).mean(), abs=2e-3)
+    ceiling = values[f"tokenizer_ceiling/fid/{mask}"]
+    assert values[f"tokenizer_ceiling/lpips/{mask}"] == pytest.approx(ceiling, abs=1e-6)
+    for name in ("mean_fill", "mean_image"):
+      assert f"{name}/lpips/{mask}" in found.figures and f"{name}/fid/{mask}" not in values
+  assert len({values[f"tokenizer_ceiling/fid/{mask}"] for mask in MASKS}) == 1
+  assert len({values[f"mean_fill/lpips/{mask}"] for mask in MASKS}) == len(MASKS)
+  # All else is as without.
+  shared = {name for name in result.figures if "finding" not in name}
+  assert shared | {name for name in found.figures if "lpips" in name} == found.figures.keys()
+
+
+def test_weights_that_cannot_be_used_are_named_before_anything_is_drawn(
+    context, monkeypatch, tmp_path
+):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  monkeypatch.setattr(Inpainting, "_draw", lambda *_: pytest.fail("a picture was drawn"))
+  config = dataclasses.replace(CONFIG, fid_network=str(tmp_path / "network.pt"))
+  with pytest.raises(UserError, match="fid_network is given, but torch cannot be imported"):
+    Inpainting(context, config)

@@ -1,16 +1,15 @@
 """Scores of a file of reports, as the command prints and writes them."""
 
 import json
-import sys
-import types
 
 import numpy as np
 import pytest
 
 from chexmix_jax import evaluate
 from chexmix_jax.errors import UserError
+from chexmix_jax.evaluation import score
 from chexmix_jax.evaluation.score import score_file
-from chexmix_jax.metrics import bootstrap, model_based
+from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.reports import report_figures
 
 CASES = {
@@ -96,48 +95,17 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(write, tmp_path
       evaluate.main(["score", f"--input={write()}", f"--output={output}"])
 
 
-def test_scores_of_other_packages_are_computed_or_said_to_be_missing(write, monkeypatch):
+def test_scores_of_other_packages_stand_with_the_rest(write, monkeypatch):
+  def figures(references, generated):
+    assert (references, generated) == (
+        [CASES[case][0] for case in "abc"], [CASES[case][2] for case in "abc"]
+    )
+    length = bootstrap.mean(np.array([len(text) for text in generated]))
+    return {"length/package=1": length}, {"RadGraph": "not computed: pip install radgraph"}
+
+  monkeypatch.setattr(score, "model_based_figures", figures)
   found = score_file(write())
-  assert found["unavailable"]["RadGraph"] == "not computed: pip install radgraph"
-  assert not any("radgraph" in name for name in found["values"])
-
-  def broken(references, generated):
-    raise RuntimeError("no weights\nmore")
-
-  def lengths(references, generated):
-    return {"length": bootstrap.mean([len(text) for text in generated])}
-
-  monkeypatch.setattr(
-      model_based,
-      "_SCORERS",
-      {
-          "Lengths": (lengths, "numpy", "numpy", "pip install numpy", ""),
-          "Broken": (broken, "numpy", "numpy", "pip install numpy", ""),
-          "Unset": (lengths, "numpy", "numpy", "name a model by X_MODEL", "X_MODEL"),
-      },
-  )
-  found = score_file(write())
-  (name,) = (name for name in found["values"] if name.startswith("length/numpy="))
-  assert found["values"][name] == pytest.approx(sum(len(CASES[c][2]) for c in "abc") / 3)
-  assert found["unavailable"] == {
-      "RadCliQ": "not computed: pip install RadEval, and score the file with it",
-      "Broken": "not computed: numpy failed (RuntimeError: no weights)",
-      "Unset": "not computed: name a model by X_MODEL",
-  }
-
-
-def test_labels_of_chexbert_are_compared_over_all_findings(monkeypatch):
-  """By a stand-in for the package, which labels a text by the digits in it."""
-  metrics = pytest.importorskip("sklearn.metrics")
-
-  class F1CheXbert:
-    def get_label(self, text):
-      return [int(digit) for digit in text]
-
-  stand_in = types.SimpleNamespace(F1CheXbert=F1CheXbert)
-  monkeypatch.setitem(sys.modules, "f1chexbert", stand_in)
-  rng = np.random.default_rng(0)
-  true, predicted = (rng.random((2, 20, 14)) < 0.3).astype(int)
-  texts = [["".join(map(str, row)) for row in labels] for labels in (true, predicted)]
-  found = model_based._chexbert(*texts)["chexbert_f1_micro"](np.ones((1, 20)))[0]
-  assert found == pytest.approx(metrics.f1_score(true, predicted, average="micro"))
+  expected = sum(len(CASES[case][2]) for case in "abc") / 3
+  assert found["values"]["length/package=1"] == pytest.approx(expected)
+  assert len(found["intervals"]["length/package=1"]) == 2
+  assert found["unavailable"] == {"RadGraph": "not computed: pip install radgraph"}
