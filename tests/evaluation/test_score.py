@@ -20,6 +20,12 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_other_packages(monkeypatch):
+  """Whatever is installed: METEOR alone takes half a minute to start."""
+  monkeypatch.setattr(score, "model_based_figures", lambda references, generated: ({}, {}))
+
+
 @pytest.fixture
 def write(tmp_path):
   def write_entries(changes=None, **more):
