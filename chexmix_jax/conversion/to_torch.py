@@ -16,10 +16,12 @@ from chexmix_jax.conversion.tensors import write_file, write_safetensors
 from chexmix_jax.conversion.torch_file import write_state_dict
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import TransformerConfig, abstract_params
+from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.tokenizers.bpe import END_OF_TEXT, BPETokenizer
 from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.load import load_text_tokenizer
 from chexmix_jax.tokenizers.vocabulary import SPECIAL_TOKENS, WHITE_SPACE_RUNS, Vocabulary
+from chexmix_jax.training.base import load_adapted
 from chexmix_jax.training.checkpoint import load_params, read_job
 
 _PUBLISHED_CONTEXT = 2048
@@ -60,7 +62,10 @@ def export(
           f"{path} is another {kind} tokenizer than that of {checkpoint}; name its own."
       )
   image_tensors = None if network is None else vqgan.params_to_torch(network.config, network.params)
-  params, _ = load_params(checkpoint, abstract_params(config), step, as_saved=True)
+  if config.adapter is not None:
+    params, _ = load_adapted(checkpoint, config, step, make_mesh())
+  else:
+    params, _ = load_params(checkpoint, abstract_params(config), step, as_saved=True)
   dtype = np.dtype(jax.tree.leaves(params)[0].dtype)
 
   partial = output.with_name(f".{output.name}.partial")

@@ -32,6 +32,7 @@ from chexmix_jax.models.transformer import (
     Transformer,
     TransformerConfig,
     abstract_params,
+    unstack_layers,
 )
 from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.parallel.mesh import make_mesh
@@ -40,6 +41,7 @@ from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.load import load_text_tokenizer
 from chexmix_jax.tokenizers.text import TextTokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
+from chexmix_jax.training.base import load_adapted
 from chexmix_jax.training.checkpoint import load_params, read_job
 
 _IMAGES_AT_A_TIME = 32  # Read before they are encoded.
@@ -304,17 +306,24 @@ def load(
 def load_model(run_dir: pathlib.Path, step: int | None = None) -> LoadedModel:
   """The newest (or the given) checkpoint of a run, sharded over all devices' data axis.
 
-  Raises UserError where the folder is not a run or holds no such checkpoint.
+  What a run with an adapter trained is merged into its base. Raises UserError where the folder is
+  not a run or holds no such checkpoint, or its base is gone.
   """
   job = read_job(run_dir)
   config = config_lib.build(TransformerConfig, job["train"]["model"], f"{run_dir}/job.json: model")
-  shapes = abstract_params(config)
-  abstract = jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-      shapes,
-      param_shardings(make_mesh(), shapes),
-  )
-  params, step = load_params(run_dir, abstract, step, as_saved=True, layers_apart=True)
+  mesh = make_mesh()
+  if config.adapter is not None:
+    params, step = load_adapted(run_dir, config, step, mesh)
+    config = dataclasses.replace(config, adapter=None)
+    params = unstack_layers(params)
+  else:
+    shapes = abstract_params(config)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        param_shardings(mesh, shapes),
+    )
+    params, step = load_params(run_dir, abstract, step, as_saved=True, layers_apart=True)
   return LoadedModel(config, Vocabulary(**job["tokens"]["vocabulary"]), params, job, step)
 
 

@@ -16,9 +16,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from chexmix_jax.errors import UserError
+from chexmix_jax.models.adapter import AdapterConfig, Projection, with_rows
 from chexmix_jax.models.attention import Backend, attention, causal_attention
 from chexmix_jax.models.dot import dot_general
 from chexmix_jax.models.dropout import dropout
+from chexmix_jax.models.quantization import dequantise_layer
 from chexmix_jax.models.rotary import rotate
 from chexmix_jax.parallel.devices import platform
 from chexmix_jax.parallel.sharding import constrain
@@ -48,6 +50,7 @@ class TransformerConfig:
     remat: what the backward pass of a layer computes again: "none", nothing; "projections", all but
       the projections and the attention, so that no matrix product is done twice; "attention", all
       but the attention; "full", all.
+    adapter: what is trained instead of the model, for a run that adapts one; None trains it all.
   """
 
   vocab_size: int = 58562
@@ -64,6 +67,7 @@ class TransformerConfig:
   attention: Backend = "auto"
   scan_layers: bool = True
   remat: Remat = "none"
+  adapter: AdapterConfig | None = None
 
   def __post_init__(self):
     if self.width % self.num_heads:
@@ -74,6 +78,10 @@ class TransformerConfig:
       raise UserError(
           f"model.rotary_dim={self.rotary_dim} must be even and at most the head width"
           f" {self.head_dim}."
+      )
+    if self.adapter and self.adapter.rows and self.adapter.rows[1] > self.vocab_size > 0:
+      raise UserError(
+          f"adapter.rows={self.adapter.rows} go beyond the {self.vocab_size} ids of the vocabulary."
       )
 
   @property
@@ -120,20 +128,22 @@ class Attention(nnx.Module):
     self.config = config
     heads = (config.num_heads, config.head_dim)
     dtype = jnp.dtype(config.dtype)
-    linear = functools.partial(
-        nnx.LinearGeneral, dtype=dtype, dot_general=dot_general, rngs=rngs
-    )
-    self.q = linear(config.width, heads)
-    self.k = linear(config.width, heads)
-    self.v = linear(config.width, heads)
-    self.out = linear(heads, config.width, axis=(-2, -1))
+    width = (config.width,)
+
+    def projection(name, inputs, outputs):
+      return Projection(f"attn.{name}", inputs, outputs, dtype, config.adapter, rngs=rngs)
+
+    self.q = projection("q", width, heads)
+    self.k = projection("k", width, heads)
+    self.v = projection("v", width, heads)
+    self.out = projection("out", heads, width)
     if config.qk_norm:
       norm = functools.partial(nnx.LayerNorm, config.head_dim, epsilon=config.norm_eps, rngs=rngs)
       self.q_norm, self.k_norm = norm(), norm()
 
-  def __call__(self, x_BTD, positions_BT, segment_ids_BT, cache):
+  def __call__(self, x_BTD, positions_BT, segment_ids_BT, cache, keys):
     config = self.config
-    q_BTHK, k_BTHK, v_BTHK = self.q(x_BTD), self.k(x_BTD), self.v(x_BTD)
+    q_BTHK, k_BTHK, v_BTHK = (layer(x_BTD, keys[0]) for layer in (self.q, self.k, self.v))
     if config.qk_norm:
       q_BTHK = self.q_norm(q_BTHK).astype(x_BTD.dtype)
       k_BTHK = self.k_norm(k_BTHK).astype(x_BTD.dtype)
@@ -152,21 +162,20 @@ class Attention(nnx.Module):
       )
       mixed_BTHK = attention(q_BTHK, *kv, cache.mask_BTS, kv_axes="BHSK"[-kv[0].ndim :])
       mixed_BTHK = mixed_BTHK.astype(x_BTD.dtype)
-    return self.out(mixed_BTHK), kv
+    return self.out(mixed_BTHK, keys[1]), kv
 
 
 class MLP(nnx.Module):
   """Two linear layers around the tanh form of GELU (`gelu_new`)."""
 
   def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-    dtype = jnp.dtype(config.dtype)
-    linear = functools.partial(nnx.Linear, dtype=dtype, dot_general=dot_general, rngs=rngs)
-    self.up = linear(config.width, config.mlp_dim)
-    self.down = linear(config.mlp_dim, config.width)
+    dtype, sizes = jnp.dtype(config.dtype), ((config.width,), (config.mlp_dim,))
+    self.up = Projection("mlp.up", *sizes, dtype, config.adapter, rngs=rngs)
+    self.down = Projection("mlp.down", *sizes[::-1], dtype, config.adapter, rngs=rngs)
 
-  def __call__(self, x_BTD):
-    up_BTF = checkpoint_name(self.up(x_BTD), "up")
-    return self.down(jax.nn.gelu(up_BTF, approximate=True))
+  def __call__(self, x_BTD, keys):
+    up_BTF = checkpoint_name(self.up(x_BTD, keys[0]), "up")
+    return self.down(jax.nn.gelu(up_BTF, approximate=True), keys[1])
 
 
 class Block(nnx.Module):
@@ -181,10 +190,12 @@ class Block(nnx.Module):
     self.mlp = MLP(config, rngs=rngs)
 
   def __call__(self, x_BTD, positions_BT, segment_ids_BT, cache=None, dropout_key=None):
-    keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    keys = (None,) * 2 if dropout_key is None else jax.random.split(dropout_key)
+    # Of the additions' inputs: the normed one, that of `out` and that of `down`.
+    added = [None if dropout_key is None else jax.random.fold_in(dropout_key, i) for i in range(3)]
     normed_BTD = self.norm(x_BTD)
-    attn_BTD, kv = self.attn(normed_BTD, positions_BT, segment_ids_BT, cache)
-    mlp_BTD = self.mlp(normed_BTD)
+    attn_BTD, kv = self.attn(normed_BTD, positions_BT, segment_ids_BT, cache, added[:2])
+    mlp_BTD = self.mlp(normed_BTD, added[::2])
     x_BTD = x_BTD + dropout(attn_BTD, self.rate, keys[0]) + dropout(mlp_BTD, self.rate, keys[1])
     return constrain(x_BTD, ("batch", None, None)), kv
 
@@ -210,6 +221,8 @@ def _graphdef(module: type[Block] | type[Ends], config: TransformerConfig):
 
 def init_params(config: TransformerConfig, key: jax.Array) -> Params:
   """Fresh parameters; call under jax.jit with out_shardings to have them born sharded.
+
+  With an adapter its additions are among them, but for rows, which are taken from the base.
 
   Kernels and embeddings have variance 1 / fan-in (a standard deviation of 0.02 at the published
   width); what writes into the residual stream is scaled by 1/sqrt(2·L) (Radford et al. 2019).
@@ -262,6 +275,8 @@ class Transformer:
 
   def __init__(self, config: TransformerConfig, params: Params):
     self.config = config
+    if config.adapter is not None:
+      params = with_rows(config.adapter, params)
     self._layers = params["layers"]
     self._ends_params = {name: value for name, value in params.items() if name != "layers"}
     self._ends = nnx.merge(_graphdef(Ends, config), self._ends_params)
@@ -270,6 +285,11 @@ class Transformer:
     """Next-token logits, float32 (B, T, V); dropout only where a key is given."""
     x_BTD, _ = self._run(tokens_BT, positions_BT, segment_ids_BT, dropout_key=dropout_key)
     return self._logits(x_BTD)
+
+  @property
+  def head(self) -> dict[str, jax.Array]:
+    """Kernel (D, V) and bias (V,) of the output layer."""
+    return self._ends_params["lm_head"]
 
   def last_hidden(self, tokens_BT, positions_BT=None, segment_ids_BT=None, *, dropout_key=None):
     """(B, T, D): what the output layer `lm_head` makes logits of."""
@@ -387,6 +407,7 @@ class Transformer:
 
     def body(x_BTD, layer):
       params, key = layer
+      params = dequantise_layer(params, (config.num_heads, config.head_dim), config.dtype)
       block = nnx.merge(graphdef, params)
       x_BTD, _ = block(x_BTD, positions_BT, segment_ids_BT, None, key)
       return x_BTD, keep(x_BTD)

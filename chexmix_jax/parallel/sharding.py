@@ -22,31 +22,54 @@ RULES: dict[str, tuple[str, ...]] = {
 
 Axes = tuple[str | None, ...]
 
-# The layers' leading axis (stacked layers) is never sharded.
+# Input and output axes of the layers' matrices, which their additions and quantised forms share.
+_MATRICES: dict[str, tuple[Axes, Axes]] = {
+    "layers.attn.q": (("embed",), ("heads", None)),
+    "layers.attn.k": (("embed",), ("heads", None)),
+    "layers.attn.v": (("embed",), ("heads", None)),
+    "layers.attn.out": (("heads", None), ("embed",)),
+    "layers.mlp.up": (("embed",), ("mlp",)),
+    "layers.mlp.down": (("mlp",), ("embed",)),
+}
+
+
+def _matrix_axes(inputs: Axes, outputs: Axes) -> dict[str, Axes]:
+  """Of one matrix; the layers' leading axis (stacked layers) is never sharded."""
+  # What one number a column is of, the sum over the inputs, is whole on every device of fsdp.
+  columns = tuple(None if axis == "embed" else axis for axis in outputs)
+  return {
+      "kernel": (None, *inputs, *outputs),
+      "bias": (None, *columns),
+      "lora_a": (None, *inputs, None),
+      "lora_b": (None, None, *outputs),
+      "magnitude": (None, *columns),
+      "kernel_int8": (None, *inputs, *outputs),
+      # Of int4 the inputs are one axis, and scales go by groups of them.
+      "kernel_int4": (None, inputs[0], *outputs),
+      "kernel_scale": (None, *columns),
+  }
+
+
 PARAM_AXES: dict[str, Axes] = {
     "embed.embedding": ("vocab", "embed"),
     "layers.norm.scale": (None, None),
     "layers.norm.bias": (None, None),
-    "layers.attn.q.kernel": (None, "embed", "heads", None),
-    "layers.attn.k.kernel": (None, "embed", "heads", None),
-    "layers.attn.v.kernel": (None, "embed", "heads", None),
-    "layers.attn.q.bias": (None, "heads", None),
-    "layers.attn.k.bias": (None, "heads", None),
-    "layers.attn.v.bias": (None, "heads", None),
+    **{
+        f"{matrix}.{name}": axes
+        for matrix, sides in _MATRICES.items()
+        for name, axes in _matrix_axes(*sides).items()
+    },
     "layers.attn.q_norm.scale": (None, None),
     "layers.attn.q_norm.bias": (None, None),
     "layers.attn.k_norm.scale": (None, None),
     "layers.attn.k_norm.bias": (None, None),
-    "layers.attn.out.kernel": (None, "heads", None, "embed"),
-    "layers.attn.out.bias": (None, None),
-    "layers.mlp.up.kernel": (None, "embed", "mlp"),
-    "layers.mlp.up.bias": (None, "mlp"),
-    "layers.mlp.down.kernel": (None, "mlp", "embed"),
-    "layers.mlp.down.bias": (None, None),
     "final_norm.scale": (None,),
     "final_norm.bias": (None,),
     "lm_head.kernel": ("embed", "vocab"),
     "lm_head.bias": ("vocab",),
+    "rows.embedding": (None, "embed"),
+    "rows.kernel": ("embed", None),
+    "rows.bias": (None,),
 }
 
 

@@ -15,16 +15,16 @@ from chexmix_jax.data.pipeline import DataConfig, make_plan, read_card, train_it
 from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.models import flops
 from chexmix_jax.models.attention import check_backend
-from chexmix_jax.models.transformer import Params, TransformerConfig
+from chexmix_jax.models.transformer import Params, TransformerConfig, abstract_params
 from chexmix_jax.parallel import distributed
 from chexmix_jax.parallel.distributed import StopRequest, batch_share
 from chexmix_jax.parallel.hardware import chip_of
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import check_sharded, named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
+from chexmix_jax.training.base import describe_base, load_base
 from chexmix_jax.training.checkpoint import (
     Checkpoints,
-    load_params,
     read_job,
     saved_steps,
     write_job,
@@ -42,7 +42,7 @@ from chexmix_jax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,
 )
-from chexmix_jax.training.step import TrainState, abstract_state, jit_init_state, jit_train_step
+from chexmix_jax.training.step import abstract_state, jit_init_state, jit_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,8 @@ class TrainConfig:
     model: its `vocab_size` is 0 (taken from the tokens) or equal to the tokens' vocabulary.
     steps: optimizer steps in all.
     accumulation: micro-batches a step; `data.batch_size` counts all of them.
-    init: run directory whose newest parameters to start from, or "" for fresh ones.
+    init: run directory whose newest parameters to start from, or "" for fresh ones; with
+      `model.adapter` they are what is adapted, and the checkpoints hold only what is trained.
     log_every: steps a line of metrics sums up.
     checkpoint_every: steps between checkpoints; the last step is always kept.
     max_skipped: steps in a row whose loss or gradient is not finite, after which a run ends.
@@ -92,7 +93,12 @@ def make_job(config: TrainConfig) -> dict[str, Any]:
   settings = config_lib.to_dict(config)
   settings["model"]["vocab_size"] = size
   del settings["mesh"]
-  return {"train": settings, "tokens": card}
+  job = {"train": settings, "tokens": card}
+  if config.model.adapter is not None:
+    if not config.init:
+      raise UserError("init is empty, but model.adapter adapts a model; name its run directory.")
+    job["base"] = describe_base(pathlib.Path(config.init))
+  return job
 
 
 def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train") -> None:
@@ -151,22 +157,28 @@ def _train(
     )
     resuming = bool(distributed.exchange("the run directory", saved_steps(run_dir))[0])
     # Whatever does not fit together has come to light before anything is written.
-    params = None
-    if config.init and not resuming:
-      params = _load_init(pathlib.Path(config.init), card, abstract)
+    base = None
+    is_frozen = config.model.adapter is not None
+    if config.init and (is_frozen or not resuming):
+      base = _load_init(config, job, mesh)
     writes = jax.process_index() == 0
     if writes:
       write_job(run_dir, job)
     distributed.exchange("job.json")
     with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
       window_state = None
+      if is_frozen or not resuming:
+        init = jit_init_state(config.model, optimizer, abstract)
+        state = init(jax.random.key(config.seed), base)
+      del base
       if resuming:
+        frozen = state.frozen if is_frozen else {}
         state, window_state = checkpoints.restore(abstract, iterator)
-      else:
-        state = _first_state(config, optimizer, abstract, params)
-        if writes:
-          _describe(config, state, mesh, plan)
-      check_sharded(mesh, state.params)
+        state = dataclasses.replace(state, frozen=frozen)
+      elif writes:
+        _describe(config, state, mesh, plan)
+      for part in (state.params, state.frozen):
+        check_sharded(mesh, part)
       log = RunLog(run_dir, int(state.step), config.steps, description) if writes else None
       with contextlib.closing(log) if log else contextlib.nullcontext():
         summary = functools.partial(_summary, config, mesh)
@@ -185,26 +197,27 @@ def check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
     )
 
 
-def _load_init(run_dir: pathlib.Path, card: dict[str, Any], abstract: TrainState) -> Params:
-  """The newest parameters of another run, whose ids must mean what the tokens' ids mean."""
+def _load_init(config: TrainConfig, job: dict[str, Any], mesh: jax.sharding.Mesh) -> Params:
+  """The parameters of another run, whose ids must mean what the tokens' ids mean."""
+  run_dir = pathlib.Path(config.init)
   theirs = read_job(run_dir)["tokens"]
   for key in ("vocabulary", "image_tokenizer", "text_tokenizer"):
-    if theirs[key] != card[key]:
+    if theirs[key] != job["tokens"][key]:
       raise UserError(
           f"init={run_dir} was trained with another {key.replace('_', ' ')} than the tokens' own;"
           " name another run, or tokens made with the one that it was trained with."
       )
-  return load_params(run_dir, abstract.params)[0]
-
-
-def _first_state(config, optimizer, abstract, params) -> TrainState:
-  """Fresh state, born sharded; with the given parameters where there are any."""
-  state = jit_init_state(config.model, optimizer, abstract)(jax.random.key(config.seed))
-  return state if params is None else dataclasses.replace(state, params=params)
+  return load_base(run_dir, config.model, mesh, job.get("base"))
 
 
 def _describe(config, state, mesh, plan) -> None:
-  print(f"{count_parameters(state.params):,} parameters on {mesh.size} device(s)")
+  trained = count_parameters(state.params)
+  if state.frozen:
+    total = count_parameters(abstract_params(dataclasses.replace(config.model, adapter=None)))
+    share = f"{trained / total:.2%} of the {total:,} of the model, which are frozen"
+    print(f"{trained:,} parameters are trained on {mesh.size} device(s), {share}")
+  else:
+    print(f"{trained:,} parameters on {mesh.size} device(s)")
   print(
       f"{plan.num_studies:,} studies, {plan.num_cut:,} cut to the context of"
       f" {config.data.context} tokens"

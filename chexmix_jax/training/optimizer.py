@@ -77,9 +77,8 @@ _ADAM_RMS = 0.2
 
 
 def _is_matrix(params: Any) -> Any:
-  return jax.tree_util.tree_map_with_path(
-      lambda path, _: path[-1].key in ("kernel", "embedding"), params
-  )
+  matrices = ("kernel", "embedding", "lora_a", "lora_b")
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in matrices, params)
 
 
 def _by_optimizer(params: Any) -> Any:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig, init_params
+from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
 from chexmix_jax.parallel.devices import STEP_OPTIONS
 from chexmix_jax.parallel.sharding import named_sharding, param_shardings, parameter_name
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 from chexmix_jax.training.loss import weighted_nll
+from chexmix_jax.training.trainable import join, prepare_params
 
 Batch = dict[str, jax.Array]
 
@@ -22,12 +23,19 @@ Batch = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything a step changes, and the key data (uint32) that its dropout is drawn from."""
+  """Everything a step changes, and what it reads.
+
+  Attributes:
+    params: that are trained.
+    key: data (uint32) that dropout is drawn from.
+    frozen: parameters that are not trained, of a run that adapts a model.
+  """
 
   step: jax.Array
   params: Params
   opt_state: Any
   key: jax.Array
+  frozen: Params = dataclasses.field(default_factory=dict)
 
 
 def cross_entropy_sums(
@@ -42,11 +50,12 @@ def cross_entropy_sums(
   The batch holds `inputs`, `targets`, `positions`, `segment_ids` int32 (B, T) and `weights` float32
   (B, T). Image and text sums count the tokens that carry weight, unweighted.
   """
-  hidden_BTD = Transformer(config, params).last_hidden(
+  model = Transformer(config, params)
+  hidden_BTD = model.last_hidden(
       batch["inputs"], batch["positions"], batch["segment_ids"], dropout_key=dropout_key
   )
   weights_BT = batch["weights"]
-  head = params["lm_head"]
+  head = model.head
   total, nll_BT = weighted_nll(
       hidden_BTD, head["kernel"], head["bias"], batch["targets"], weights_BT
   )
@@ -81,7 +90,11 @@ def train_step(
   loss or its gradient is not finite, parameters and optimizer state stay as they are.
   """
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-  gradient = jax.grad(functools.partial(cross_entropy_sums, config, vocabulary), has_aux=True)
+
+  def loss_fn(params, batch, key):
+    return cross_entropy_sums(config, vocabulary, join(params, state.frozen), batch, key)
+
+  gradient = jax.grad(loss_fn, has_aux=True)
   if accumulation == 1:
     grads, sums = gradient(state.params, batch, key)
   else:
@@ -110,7 +123,7 @@ def train_step(
       (state.params, state.opt_state),
   )
   metrics = {**sums, "loss": loss, "grad_norm": grad_norm}
-  return TrainState(state.step + 1, params, opt_state, state.key), metrics
+  return TrainState(state.step + 1, params, opt_state, state.key, state.frozen), metrics
 
 
 def abstract_state(
@@ -149,6 +162,7 @@ def abstract_state(
       jax.tree.map(sharded, shapes.params, shardings),
       jax.tree_util.tree_map_with_path(like_its_parameter, shapes.opt_state),
       sharded(shapes.key, replicated),
+      jax.tree.map(sharded, shapes.frozen, param_shardings(mesh, shapes.frozen)),
   )
 
 
@@ -163,22 +177,31 @@ def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDty
 
 
 def init_state(
-    config: TransformerConfig, optimizer: optax.GradientTransformation, key: jax.Array
+    config: TransformerConfig,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    base: Params | None = None,
 ) -> TrainState:
   """Fresh state, see jit_init_state."""
   params_key, dropout_key = jax.random.split(key)
-  params = init_params(config, params_key)
+  params, frozen = prepare_params(config, params_key, base)
   return TrainState(
-      jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.key_data(dropout_key)
-  )
+      jnp.zeros((), jnp.int32), params, optimizer.init(params), jax.random.key_data(dropout_key),
+      frozen,
+  )  # fmt: skip
 
 
 def jit_init_state(
     config: TransformerConfig, optimizer: optax.GradientTransformation, state: TrainState
-) -> Callable[[jax.Array], TrainState]:
-  """Gives a fresh state for a key, born sharded. `state` gives the shardings."""
+) -> Callable[..., TrainState]:
+  """Gives a fresh state for a key, born sharded; with a base, which is used up, of its parameters.
+
+  `state` gives the shardings.
+  """
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-  return jax.jit(functools.partial(init_state, config, optimizer), out_shardings=shardings)
+  return jax.jit(
+      functools.partial(init_state, config, optimizer), out_shardings=shardings, donate_argnums=1
+  )
 
 
 def jit_train_step(

@@ -1,0 +1,86 @@
+"""The run that another one adapts: which it is, that it is the same, and what comes of both."""
+
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from chexmix_jax.errors import UserError
+from chexmix_jax.models.transformer import Params, TransformerConfig, abstract_params
+from chexmix_jax.parallel.sharding import param_shardings
+from chexmix_jax.training.checkpoint import load_params, read_job, saved_steps
+from chexmix_jax.training.trainable import merged_params, prepare_params
+
+
+def describe_base(run_dir: pathlib.Path) -> dict[str, Any]:
+  """What job.json says of the base: step of its newest checkpoint, sha256 of its own job.json."""
+  read_job(run_dir)
+  steps = saved_steps(run_dir)
+  if not steps:
+    raise UserError(f"{run_dir} has no checkpoint; name another run by init.")
+  digest = hashlib.sha256((run_dir / "job.json").read_bytes()).hexdigest()
+  return {"step": steps[-1], "job_sha256": digest}
+
+
+def load_base(
+    run_dir: pathlib.Path,
+    config: TransformerConfig,
+    mesh: jax.sharding.Mesh,
+    expected: dict[str, Any] | None = None,
+) -> Params:
+  """Parameters of the base on the mesh, in the precision in which a run with `config` holds them.
+
+  They are the newest that can be read, or those that `expected` names, see describe_base. Raises
+  UserError where the folder does not hold these.
+  """
+  step = None
+  if expected is not None:
+    step = expected["step"]
+    digest = describe_base(run_dir)["job_sha256"]
+    if digest != expected["job_sha256"] or step not in saved_steps(run_dir):
+      raise UserError(
+          f"{run_dir} is not the base that was adapted, or lacks its checkpoint of step {step}; put"
+          " that back."
+      )
+  adapter = config.adapter
+  plain = abstract_params(dataclasses.replace(config, adapter=None))
+  shardings = param_shardings(mesh, plain)
+
+  def held(path: Any, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
+    name = ".".join(key.key for key in path)
+    dtype = leaf.dtype if adapter is None or adapter.trains(name) else jnp.dtype(config.dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
+
+  abstract = jax.tree_util.tree_map_with_path(held, plain, shardings)
+  return load_params(run_dir, abstract, step)[0]
+
+
+def load_adapted(
+    run_dir: pathlib.Path, config: TransformerConfig, step: int | None, mesh: jax.sharding.Mesh
+) -> tuple[Params, int]:
+  """Parameters of the plain model that a run with an adapter has made of its base, and their step.
+
+  UserError where the base is gone or another, or the run has no such checkpoint.
+  """
+  job = read_job(run_dir)
+  base = load_base(pathlib.Path(job["train"]["init"]), config, mesh, job["base"])
+
+  def prepare(base: Params) -> tuple[Params, Params]:
+    return prepare_params(config, jax.random.key(0), base)
+
+  shapes = jax.eval_shape(prepare, base)[0]
+  abstract = jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      shapes,
+      param_shardings(mesh, shapes),
+  )
+  trained, step = load_params(run_dir, abstract, step)
+
+  def merge(base: Params, trained: Params) -> Params:
+    return merged_params(config, trained, prepare(base)[1])
+
+  shardings = param_shardings(mesh, abstract_params(dataclasses.replace(config, adapter=None)))
+  return jax.jit(merge, out_shardings=shardings, donate_argnums=0)(base, trained), step
