@@ -32,7 +32,7 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.models.adapter import ADDED, PROJECTIONS, AdapterConfig, with_rows
 from chexmix_jax.models.transformer import Params, TransformerConfig
 from chexmix_jax.parallel.mesh import make_mesh
-from chexmix_jax.parallel.sharding import parameter_name
+from chexmix_jax.parallel.sharding import param_shardings, parameter_name
 from chexmix_jax.training.base import describe_base, load_base
 from chexmix_jax.training.checkpoint import load_params, read_job
 from chexmix_jax.training.trainable import join, prepare_params
@@ -101,10 +101,16 @@ def export(
         f"{checkpoint} trained no additions, and PEFT's LoRA wants some; use to_torch, which merges"
         " all that was trained."
     )
-  params, _ = load_params(checkpoint, trained, step, as_saved=True)
+  mesh = make_mesh()
+  abstract = jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      trained,
+      param_shardings(mesh, trained),
+  )
+  params, _ = load_params(checkpoint, abstract, step)
   init = pathlib.Path(job["train"]["init"])
   if saved:
-    params = with_rows(adapter, join(load_base(init, config, make_mesh(), job["base"]), params))
+    params = with_rows(adapter, join(load_base(init, config, mesh, job["base"]), params))
 
   partial = output.with_name(f".{output.name}.partial")
   shutil.rmtree(partial, ignore_errors=True)

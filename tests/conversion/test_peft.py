@@ -26,6 +26,7 @@ MODEL = TransformerConfig(
     qk_norm=True,
 )  # fmt: skip
 IDS = np.random.default_rng(0).integers(0, VOCABULARY.size, (2, 11))
+FILE = "adapter_model.safetensors"
 LAYER = "base_model.model.model.layers.1"
 
 # As PEFT 0.21.2 writes it for q_proj and dense, with two modules saved whole.
@@ -108,7 +109,7 @@ def adapted(base, tmp_path):
 
 def _to_peft(run, output, *more):
   convert.main(["to_peft", f"--checkpoint={run}", f"--output={output}", *more])
-  return SafetensorsFiles(output / "adapter_model.safetensors"), _settings(output)
+  return SafetensorsFiles(output / FILE), _settings(output)
 
 
 def _to_torch(run, output):
@@ -118,7 +119,6 @@ def _to_torch(run, output):
 
 def _from_peft(folder, base, output):
   convert.main(["from_peft", f"--adapter={folder}", f"--base={base}", f"--output={output}"])
-  return load_model(output)
 
 
 def _settings(folder):
@@ -140,7 +140,7 @@ def _write_adapter(folder, tensors=PEFT_TENSORS, **changes):
   drawn = {name: 0.3 * rng.normal(size=shape) for name, shape in tensors.items()}
   drawn = {name: array.astype(np.float32) for name, array in drawn.items()}
   sources = [(name, tensor.shape, lambda tensor=tensor: tensor) for name, tensor in drawn.items()]
-  write_file(folder / "adapter_model.safetensors", sources, np.dtype(np.float32))
+  write_file(folder / FILE, sources, np.dtype(np.float32))
   (folder / "adapter_config.json").write_text(json.dumps(PEFT_SETTINGS | changes))
   return drawn
 
@@ -194,21 +194,23 @@ def test_the_formula_makes_the_merged_model(kind, adapted, base, tmp_path):
 def test_there_and_back(kind, adapted, base, tmp_path):
   run = adapted(kind=kind, targets=("attn.v", "mlp.*"), dropout=0.1, train=("layers.norm.*",))
   _to_peft(run, tmp_path / "out", "--step=7")
-  back = _from_peft(tmp_path / "out", base, tmp_path / "back")
-  assert back.step == 0 and back.job["base"] == describe_base(base)
-  np.testing.assert_array_equal(_logits(back), _logits(load_model(run)))
+  _from_peft(tmp_path / "out", base, tmp_path / "back")
   ours, theirs = _saved(run), _saved(tmp_path / "back", 0)
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  jobs = [json.loads((folder / "job.json").read_text()) for folder in (run, tmp_path / "back")]
+  del jobs[1]["converted"]
+  assert config_lib.differing(*jobs) == ["train.model.adapter.targets"]
   _to_peft(tmp_path / "back", tmp_path / "again")
-  for name in ("adapter_config.json", "adapter_model.safetensors", "NOTICE"):
+  for name in ("adapter_config.json", FILE, "NOTICE"):
     first, second = (tmp_path / folder / name for folder in ("out", "again"))
     assert first.read_bytes() == second.read_bytes(), name
 
 
 def test_what_peft_wrote_is_read(base, tmp_path):
   drawn = _write_adapter(tmp_path / "theirs", use_rslora=True)
-  model = _from_peft(tmp_path / "theirs", base, tmp_path / "ours")
-  adapter = config_lib.build(AdapterConfig, model.job["train"]["model"]["adapter"])
+  _from_peft(tmp_path / "theirs", base, tmp_path / "ours")
+  job = json.loads((tmp_path / "ours" / "job.json").read_text())
+  adapter = config_lib.build(AdapterConfig, job["train"]["model"]["adapter"])
   assert (adapter.kind, adapter.rank, adapter.targets) == ("dora", 3, ("attn.out", "attn.q"))
   np.testing.assert_allclose(adapter.scale, 5 / np.sqrt(3))
   merged = _to_torch(tmp_path / "ours", tmp_path / "merged")
@@ -291,12 +293,12 @@ def test_a_rounded_base_is_told(adapted, tmp_path, capsys):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kind": "lora"},
-        {"kind": "dora", "alpha": 4.5},
-        {"kind": "lora", "targets": ("attn.q",), "dropout": 0.5},
-        {"kind": "dora", "targets": ("attn.out", "mlp.down"), "train": ("layers.mlp.up.bias",)},
-        {"kind": "lora", "rows": (30, 36), "train": ("layers.norm.*", "layers.attn.k_norm.scale")},
-        {"kind": "dora", "rows": (0, 3), "train": ("final_norm.*", "lm_head.kernel")},
+        {"kind": "lora", "alpha": 4.5},
+        {
+            "kind": "dora", "targets": ("attn.out", "mlp.down"), "dropout": 0.5,
+            "train": ("layers.mlp.up.bias",),
+        },
+        {"kind": "dora", "rows": (30, 36), "train": ("layers.norm.*", "layers.attn.k_norm.scale")},
     ],
 )
 def test_peft_loads_it_and_does_the_same(settings, adapted, base, tmp_path):
@@ -314,7 +316,7 @@ def test_peft_loads_it_and_does_the_same(settings, adapted, base, tmp_path):
 
   plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
   before = theirs(plain)
-  assert np.abs(before - expected).max() > 0.1
+  assert np.abs(before - expected).max() > 0.01
   with warnings.catch_warnings():
     # It warns of tensors that it misses.
     warnings.filterwarnings("error", message=".*missing adapter keys")
@@ -322,10 +324,13 @@ def test_peft_loads_it_and_does_the_same(settings, adapted, base, tmp_path):
   np.testing.assert_allclose(theirs(model), expected, atol=1e-4, rtol=0)
   by_itself = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")
   np.testing.assert_allclose(theirs(by_itself), expected, atol=1e-4, rtol=0)
-  # What PEFT writes is what we read.
+  # What PEFT writes is what we wrote, and what we read.
   model.save_pretrained(tmp_path / "again")
-  back = _from_peft(tmp_path / "again", base, tmp_path / "back")
-  np.testing.assert_allclose(_logits(back), expected, atol=1e-5, rtol=0)
+  _from_peft(tmp_path / "again", base, tmp_path / "back")
+  written, again = (SafetensorsFiles(tmp_path / name / FILE) for name in ("out", "again"))
+  assert written.shapes == again.shapes
+  for name in written:
+    np.testing.assert_array_equal(written[name], again[name], err_msg=name)
   merged = model.merge_and_unload()
   np.testing.assert_allclose(theirs(merged), expected, atol=1e-4, rtol=0)
   ours = _to_torch(run, tmp_path / "merged")
