@@ -13,13 +13,14 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import TransformerConfig, abstract_params
 from chexmix_jax.parallel.sharding import parameter_name
 
-# Our module -> torch's.
-_ENDS = {
+END_MODULES = {
     "embed": "model.embed_tokens",
     "final_norm": "model.final_layernorm",
     "lm_head": "lm_head",
 }
-_LAYER = {
+"""Torch's name of each module before and after the layers, by ours."""
+
+LAYER_MODULES = {
     "norm": "input_layernorm",
     "attn.q": "self_attn.q_proj",
     "attn.k": "self_attn.k_proj",
@@ -30,15 +31,16 @@ _LAYER = {
     "mlp.up": "mlp.fc1",
     "mlp.down": "mlp.fc2",
 }
+"""The same within a layer."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tensor:
+class TorchTensor:
   """One tensor of torch's beside the part of ours that it fills.
 
   Attributes:
     layer: its place on the leading axis of our stacked parameter, or None.
-    shape: torch's; linear weights are (out, in) there.
+    shape: torch's; linear weights, those of additions too, are (out, in) there.
     ours: shape of our part; linear kernels are (in, out), with heads apart.
   """
 
@@ -48,19 +50,19 @@ class _Tensor:
   ours: Shape
 
   @property
-  def is_kernel(self) -> bool:
-    return self.parameter.endswith(".kernel")
+  def is_turned(self) -> bool:
+    return self.parameter.rsplit(".", 1)[-1] in ("kernel", "lora_a", "lora_b")
 
   def to_ours(self, tensor: np.ndarray) -> np.ndarray:
-    return (tensor.T if self.is_kernel else tensor).reshape(self.ours)
+    return (tensor.T if self.is_turned else tensor).reshape(self.ours)
 
   def to_torch(self, part: np.ndarray) -> np.ndarray:
-    return part.reshape(self.shape[::-1]).T if self.is_kernel else part.reshape(self.shape)
+    return part.reshape(self.shape[::-1]).T if self.is_turned else part.reshape(self.shape)
 
 
 def torch_shapes(config: TransformerConfig) -> dict[str, Shape]:
   """Shapes of PhiForCausalLM's tensors by their names."""
-  return {name: tensor.shape for name, tensor in _tensors(config).items()}
+  return {name: tensor.shape for name, tensor in torch_tensors(config).items()}
 
 
 def params_from_torch(
@@ -71,9 +73,16 @@ def params_from_torch(
   One tensor is read at a time. Raises UserError that lists every missing, unexpected and misshapen
   tensor of `what`.
   """
-  expected = _tensors(config)
+  expected = torch_tensors(config)
   found = getattr(tensors, "shapes", None) or {k: v.shape for k, v in tensors.items()}
   check_shapes(what, {name: tensor.shape for name, tensor in expected.items()}, found)
+  return gather(config.num_layers, expected, tensors)
+
+
+def gather(
+    num_layers: int, expected: Mapping[str, TorchTensor], tensors: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """Our parameters that the tensors fill, nested; those of the layers are stacked."""
   parameters: dict[str, np.ndarray] = {}
   for name, tensor in expected.items():
     part = tensor.to_ours(tensors[name])
@@ -81,25 +90,30 @@ def params_from_torch(
       parameters[tensor.parameter] = np.ascontiguousarray(part)
       continue
     if tensor.parameter not in parameters:
-      parameters[tensor.parameter] = np.empty((config.num_layers, *part.shape), part.dtype)
+      parameters[tensor.parameter] = np.empty((num_layers, *part.shape), part.dtype)
     parameters[tensor.parameter][tensor.layer] = part
   return _nested(parameters)
 
 
 def params_to_torch(config: TransformerConfig, params: dict[str, Any]) -> list[Source]:
   """The tensors of a PhiForCausalLM, to be made one at a time, from our parameters."""
+  return sources(torch_tensors(config), params)
+
+
+def sources(tensors: Mapping[str, TorchTensor], params: dict[str, Any]) -> list[Source]:
+  """The tensors, to be made one at a time, from our parameters."""
   flat = {
       parameter_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
   }
 
-  def source(name: str, tensor: _Tensor) -> Source:
+  def source(name: str, tensor: TorchTensor) -> Source:
     def read() -> np.ndarray:
       leaf = flat[tensor.parameter]
       return tensor.to_torch(np.asarray(leaf if tensor.layer is None else leaf[tensor.layer]))
 
     return name, tensor.shape, read
 
-  return [source(name, tensor) for name, tensor in _tensors(config).items()]
+  return [source(name, tensor) for name, tensor in tensors.items()]
 
 
 def config_from_torch(
@@ -197,7 +211,7 @@ def config_to_torch(config: TransformerConfig, eot: int, context: int) -> dict[s
   }
 
 
-def _tensors(config: TransformerConfig) -> dict[str, _Tensor]:
+def torch_tensors(config: TransformerConfig) -> dict[str, TorchTensor]:
   """Every tensor of torch's by name, a layer after the other, then the ends."""
   shapes = {
       parameter_name(path): leaf.shape
@@ -208,17 +222,18 @@ def _tensors(config: TransformerConfig) -> dict[str, _Tensor]:
 
 def _named(
     config: TransformerConfig, shapes: Mapping[str, Shape]
-) -> Iterator[tuple[str, _Tensor]]:
+) -> Iterator[tuple[str, TorchTensor]]:
   for parameter, shape in shapes.items():
     module, _, kind = parameter.rpartition(".")
     suffix = "bias" if kind == "bias" else "weight"
-    if module in _ENDS:
-      yield f"{_ENDS[module]}.{suffix}", _Tensor(parameter, None, _torch_shape(kind, shape), shape)
+    if module in END_MODULES:
+      tensor = TorchTensor(parameter, None, _torch_shape(kind, shape), shape)
+      yield f"{END_MODULES[module]}.{suffix}", tensor
       continue
-    theirs, ours = _LAYER[module.removeprefix("layers.")], shape[1:]
+    theirs, ours = LAYER_MODULES[module.removeprefix("layers.")], shape[1:]
     for layer in range(config.num_layers):
       name = f"model.layers.{layer}.{theirs}.{suffix}"
-      yield name, _Tensor(parameter, layer, _torch_shape(kind, ours, module), ours)
+      yield name, TorchTensor(parameter, layer, _torch_shape(kind, ours, module), ours)
 
 
 def _torch_shape(kind: str, ours: Shape, module: str = "") -> Shape:

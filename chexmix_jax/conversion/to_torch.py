@@ -1,5 +1,6 @@
 """A folder that PyTorch loads, from a training run or a converted model."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -64,6 +65,7 @@ def export(
   image_tensors = None if network is None else vqgan.params_to_torch(network.config, network.params)
   if config.adapter is not None:
     params, _ = load_adapted(checkpoint, config, step, make_mesh())
+    config = dataclasses.replace(config, adapter=None)
   else:
     params, _ = load_params(checkpoint, abstract_params(config), step, as_saved=True)
   dtype = np.dtype(jax.tree.leaves(params)[0].dtype)
