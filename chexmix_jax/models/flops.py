@@ -27,13 +27,33 @@ import numpy as np
 
 from chexmix_jax.models.transformer import TransformerConfig, abstract_params
 from chexmix_jax.parallel.hardware import Chip
+from chexmix_jax.parallel.sharding import parameter_name
+
+
+def multiplying_parameters(config: TransformerConfig) -> int:
+  """N of the formula: how many numbers the matrices of the layers and of the output hold."""
+  return sum(_matrices(config).values())
+
+
+def frozen_parameters(config: TransformerConfig) -> int:
+  """How many of them have no gradient, where an adapter is trained."""
+  adapter = config.adapter
+  if adapter is None:
+    return 0
+  # The gradient of some rows of the output comes with that of all.
+  whole = {"lm_head.kernel"} if adapter.rows else set()
+  found = _matrices(config).items()
+  return sum(size for name, size in found if name not in whole and not adapter.trains(name))
 
 
 @functools.cache
-def multiplying_parameters(config: TransformerConfig) -> int:
-  """N of the formula: how many numbers the kernels of the layers and of the output hold."""
+def _matrices(config: TransformerConfig) -> dict[str, int]:
   leaves, _ = jax.tree_util.tree_flatten_with_path(abstract_params(config))
-  return sum(math.prod(leaf.shape) for path, leaf in leaves if path[-1].key == "kernel")
+  return {
+      parameter_name(path): math.prod(leaf.shape)
+      for path, leaf in leaves
+      if path[-1].key in ("kernel", "lora_a", "lora_b")
+  }
 
 
 def forward_flops_per_token(config: TransformerConfig, context: float) -> float:
@@ -47,8 +67,8 @@ def forward_flops_per_token(config: TransformerConfig, context: float) -> float:
 
 
 def train_flops_per_token(config: TransformerConfig, context: float) -> float:
-  """Forward and backward, 6·N + 6·L·H·K·S: see the head of this file."""
-  return 3 * forward_flops_per_token(config, context)
+  """Forward and backward, 6·N + 6·L·H·K·S: see the head of this file; of frozen matrices 4·N."""
+  return 3 * forward_flops_per_token(config, context) - 2 * frozen_parameters(config)
 
 
 def packed_context(positions_BT: np.ndarray, segment_ids_BT: np.ndarray) -> float:

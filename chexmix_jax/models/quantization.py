@@ -24,10 +24,11 @@ GROUP = 64
 def quantise(
     kernel: jax.Array, num_inputs: int, bits: Literal["int8", "int4"]
 ) -> dict[str, jax.Array]:
-  """`kernel_int8` or `kernel_int4`, and `kernel_scale`, of a kernel (inputs, outputs).
+  """`kernel_int8` and `kernel_scale`, or `kernel_int4` and `kernel_group_scale`, of a kernel.
 
-  `num_inputs` of its axes are inputs. int8 keeps the shape, with scales (outputs). int4 is uint8
-  (I / 2, outputs), with scales (I / 64, outputs): the even input stands in the low half of a byte.
+  Of the kernel (inputs, outputs), `num_inputs` axes are inputs. int8 keeps the shape, with scales
+  (outputs). int4 is uint8 (I / 2, outputs), with scales (I / 64, outputs): the even input stands in
+  the low half of a byte.
   """
   outputs = kernel.shape[num_inputs:]
   kernel_IO = kernel.reshape(-1, *outputs).astype(jnp.float32)
@@ -43,7 +44,7 @@ def quantise(
   scale_GO = _scale(jnp.max(jnp.abs(groups), axis=1), 7)
   rounded = jnp.rint(groups / scale_GO[:, None]).astype(jnp.int8).reshape(-1, 2, *outputs)
   low, high = (rounded[:, half] & 15 for half in (0, 1))
-  return {"kernel_int4": (low | high << 4).astype(jnp.uint8), "kernel_scale": scale_GO}
+  return {"kernel_int4": (low | high << 4).astype(jnp.uint8), "kernel_group_scale": scale_GO}
 
 
 def _scale(largest: jax.Array, levels: int) -> jax.Array:
@@ -52,10 +53,9 @@ def _scale(largest: jax.Array, levels: int) -> jax.Array:
 
 def dequantise(given: dict[str, jax.Array], inputs: tuple[int, ...], dtype: Any) -> jax.Array:
   """The kernel (inputs, outputs) of what `quantise` made."""
-  scale = given["kernel_scale"]
   if "kernel_int8" in given:
-    return (given["kernel_int8"].astype(jnp.float32) * scale).astype(dtype)
-  packed = given["kernel_int4"].astype(jnp.int8)
+    return (given["kernel_int8"].astype(jnp.float32) * given["kernel_scale"]).astype(dtype)
+  scale, packed = given["kernel_group_scale"], given["kernel_int4"].astype(jnp.int8)
   # Arithmetic shifts bring the sign along.
   halves = jnp.stack([packed << 4 >> 4, packed >> 4], axis=1)
   groups = halves.reshape(len(scale), GROUP, *scale.shape[1:])
@@ -78,7 +78,7 @@ def dequantise_layer(layer: dict[str, Any], heads: tuple[int, int], dtype: Any) 
   """One layer with kernels of `dtype` in place of quantised ones; (H, K) are the heads."""
 
   def replace(projection: str, given: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    if "kernel_scale" not in given:
+    if "kernel" in given:
       return given
     kept = {name: leaf for name, leaf in given.items() if not name.startswith("kernel_")}
     inputs = heads if projection == "attn.out" else (-1,)

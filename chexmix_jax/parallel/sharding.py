@@ -44,9 +44,10 @@ def _matrix_axes(inputs: Axes, outputs: Axes) -> dict[str, Axes]:
       "lora_b": (None, None, *outputs),
       "magnitude": (None, *columns),
       "kernel_int8": (None, *inputs, *outputs),
-      # Of int4 the inputs are one axis, and scales go by groups of them.
-      "kernel_int4": (None, inputs[0], *outputs),
       "kernel_scale": (None, *columns),
+      # Of 4 bits the inputs are one axis, and scales go by groups of them.
+      "kernel_int4": (None, inputs[0], *outputs),
+      "kernel_group_scale": (None, None, *columns),
   }
 
 

@@ -43,33 +43,43 @@ class Memory:
 
 def state_bytes(config: TrainConfig, sizes: tuple[int, int, int]) -> tuple[float, float]:
   """Parameters, and the rest of the training state, of one device, exactly."""
+  trained, frozen, rest = _state_bytes(config, sizes)
+  return trained + frozen, rest
+
+
+def _state_bytes(
+    config: TrainConfig, sizes: tuple[int, int, int]
+) -> tuple[float, float, float]:
+  """Of one device: trained parameters, frozen ones, and the rest."""
   # How it is computed changes nothing, and it takes a second to trace.
   model = dataclasses.replace(config.model, remat="none", scan_layers=True)
-  return _state_bytes(model, config.optimizer, sizes)
+  return _traced_state_bytes(model, config.optimizer, sizes)
 
 
 @functools.cache
-def _state_bytes(
+def _traced_state_bytes(
     model: TransformerConfig, optimizer: OptimizerConfig, sizes: tuple[int, int, int]
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
   mesh = jax.sharding.AbstractMesh(sizes, AXES)
   state = abstract_state(model, make_optimizer(optimizer, steps=1), mesh)
 
   def size(leaf):
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
-  parameters = sum(map(size, jax.tree.leaves(state.params)))
-  return parameters, sum(map(size, jax.tree.leaves(state))) - parameters
+  trained, frozen, everything = (
+      sum(map(size, jax.tree.leaves(tree))) for tree in (state.params, state.frozen, state)
+  )
+  return trained, frozen, everything - trained - frozen
 
 
 def estimate_memory(config: TrainConfig, sizes: tuple[int, int, int]) -> Memory:
   """Of a training step on a mesh of data x fsdp x tensor devices."""
   model, (data, fsdp, tensor) = config.model, sizes
-  parameters, optimizer = state_bytes(config, sizes)
+  trained, frozen, optimizer = _state_bytes(config, sizes)
   tokens = tokens_of_a_device(config, sizes)
   item = jnp.dtype(model.dtype).itemsize
   layer = _layer_kernels(model)
-  gradients = parameters * (2 if config.accumulation > 1 else 1)
+  gradients = trained * (2 if config.accumulation > 1 else 1)
   kept = tokens * item * model.num_layers * _kept(model, tensor)
   working = tokens * item * (12 * model.width + 4 * model.mlp_dim / tensor)
   if fsdp > 1 or item < 4:
@@ -79,7 +89,7 @@ def estimate_memory(config: TrainConfig, sizes: tuple[int, int, int]) -> Memory:
   # The gradients of both tables come whole before they are shared out.
   output = head * (item + 12) + chunk * (4 + item)
   tables = 2 * head * item if fsdp > 1 or data > 1 else 0
-  return Memory(parameters, optimizer, gradients + kept + tables + max(working, output))
+  return Memory(trained + frozen, optimizer, gradients + kept + tables + max(working, output))
 
 
 def estimate_time(config: TrainConfig, sizes: tuple[int, int, int], chip: Chip) -> Roofline:

@@ -70,6 +70,8 @@ def _devices(name: str, slices: int) -> tuple[Any, ...]:
   more: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
   if name.startswith("v4:"):
     more["chip_config_name"] = "megacore"
+  if set(name.partition(":")[2].split("x")) == {"1"}:  # A host has more, unless it is said.
+    more["chips_per_host_bounds"] = (1, 1, 1)
   try:
     return tuple(topologies.get_topology_desc(platform="tpu", topology_name=name, **more).devices)
   except Exception as error:  # jax raises several kinds, of which one is private.

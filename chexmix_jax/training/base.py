@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from chexmix_jax import config as config_lib
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import Params, TransformerConfig, abstract_params
-from chexmix_jax.parallel.sharding import param_shardings
+from chexmix_jax.parallel.sharding import param_shardings, parameter_name
 from chexmix_jax.training.checkpoint import load_params, read_job, saved_steps
 from chexmix_jax.training.trainable import merged_params, prepare_params
 
@@ -20,7 +21,7 @@ def describe_base(run_dir: pathlib.Path) -> dict[str, Any]:
   read_job(run_dir)
   steps = saved_steps(run_dir)
   if not steps:
-    raise UserError(f"{run_dir} has no checkpoint; name another run by init.")
+    raise UserError(f"{run_dir} has no checkpoint; name another run.")
   digest = hashlib.sha256((run_dir / "job.json").read_bytes()).hexdigest()
   return {"step": steps[-1], "job_sha256": digest}
 
@@ -50,12 +51,26 @@ def load_base(
   shardings = param_shardings(mesh, plain)
 
   def held(path: Any, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-    name = ".".join(key.key for key in path)
-    dtype = leaf.dtype if adapter is None or adapter.trains(name) else jnp.dtype(config.dtype)
+    is_trained = adapter is None or adapter.trains(parameter_name(path))
+    dtype = leaf.dtype if is_trained else jnp.dtype(config.dtype)
     return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
 
   abstract = jax.tree_util.tree_map_with_path(held, plain, shardings)
-  return load_params(run_dir, abstract, step)[0]
+  theirs = read_model(run_dir)
+  if theirs.adapter is None:
+    return load_params(run_dir, abstract, step)[0]
+  if jax.tree.map(lambda x: x.shape, plain) != jax.tree.map(
+      lambda x: x.shape, abstract_params(dataclasses.replace(theirs, adapter=None))
+  ):
+    raise UserError(f"{run_dir} has a model of another shape; use the config of its base.")
+  params, _ = load_adapted(run_dir, theirs, step, mesh)
+  return jax.tree.map(lambda leaf, as_held: leaf.astype(as_held.dtype), params, abstract)
+
+
+def read_model(run_dir: pathlib.Path) -> TransformerConfig:
+  """The model's config of a run."""
+  settings = read_job(run_dir)["train"]["model"]
+  return config_lib.build(TransformerConfig, settings, f"{run_dir}/job.json: model")
 
 
 def load_adapted(

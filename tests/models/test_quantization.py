@@ -34,7 +34,7 @@ def test_four_bits_are_rounded_by_groups_and_packed():
   given = kernel(2, 96, 3, 4)
   found = quantise(given, 2, "int4")
   assert found["kernel_int4"].dtype == jnp.uint8 and found["kernel_int4"].shape == (96, 3, 4)
-  assert found["kernel_scale"].shape == (3, 3, 4)
+  assert found["kernel_group_scale"].shape == (3, 3, 4)
   groups = given.reshape(3, 64, 3, 4)
   step = np.abs(groups).max(1, keepdims=True) / 7
   back = dequantise(found, (2, 96), jnp.float32)

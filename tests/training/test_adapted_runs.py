@@ -114,6 +114,17 @@ def test_other_meshes_give_the_same(config, whole_run, tmp_path, base):
   np.testing.assert_allclose(*losses, atol=1e-5)
 
 
+def test_an_adapted_run_can_be_a_base(config, adapted, tmp_path):
+  _, folder = adapted
+  still = dataclasses.replace(config.optimizer, learning_rate=0.0, warmup_steps=0)
+  settings = dataclasses.replace(adapting(config, folder), steps=1, optimizer=still)
+  train(settings, tmp_path / "run")
+  np.testing.assert_allclose(logits(tmp_path / "run"), logits(folder), atol=2e-5)
+  other = dataclasses.replace(settings.model, mlp_dim=32)
+  with pytest.raises(UserError, match="has a model of another shape"):
+    train(dataclasses.replace(settings, model=other), tmp_path / "other")
+
+
 def test_full_training_from_a_base_is_as_before(config, whole_run, tmp_path):
   settings = dataclasses.replace(config, init=str(whole_run), steps=2, checkpoint_every=1)
   train(settings, tmp_path / "run")
