@@ -2,36 +2,28 @@
 
 Studies, tokenizers and tokens are made once; each seed trains stage 1, and every arm goes on from
 it for the same number of steps over the same tokens with its own masking and weights. All are
-evaluated, and OUTPUT/ablation.html and ablation.csv compare them, a model that was never trained
+evaluated, and OUTPUT/ablation.html, .csv, .md and .png compare them, a model that was never trained
 among them. Whatever is finished is not repeated: the same command goes on where it stopped.
 """
 
 import argparse
 import dataclasses
 import pathlib
-import statistics
 import sys
-from typing import Any
-
-import numpy as np
-from matplotlib.figure import Figure
 
 from chexmix_jax import cli
 from chexmix_jax import config as config_lib
+from chexmix_jax.ablation_report import write_ablation
 from chexmix_jax.data.masking import MaskingConfig
 from chexmix_jax.data.sources import open_source
 from chexmix_jax.data.workers import available_cpus
 from chexmix_jax.data.write_studies import WriteOptions
 from chexmix_jax.errors import UserError
-from chexmix_jax.evaluation import figures, page
+from chexmix_jax.evaluation.figures import UNTRAINED
 from chexmix_jax.evaluation.run import EvaluateConfig, Evaluator
 from chexmix_jax.evaluation.sections import Found, read_found
-from chexmix_jax.evaluation.summary import summary_rows
-from chexmix_jax.files import write_table, write_whole
 from chexmix_jax.quickstart import QuickstartConfig, Steps, make_inputs, seeded_stage
 from chexmix_jax.training.loop import train
-
-UNTRAINED = figures.UNTRAINED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +33,20 @@ class AblationConfig:
   Attributes:
     quickstart: sizes and both stages.
     arms: name -> what it changes in the masking of stage 2, by modality.
+    reference: the arm that the others are compared with.
     seeds: of the models and of the order of the data.
     evaluate: the protocols.
   """
 
   quickstart: QuickstartConfig
   arms: dict
+  reference: str
   seeds: tuple[int, ...] = (0, 1, 2)
   evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+
+  def __post_init__(self):
+    if self.reference not in self.arms:
+      raise UserError(f"reference={self.reference!r} is none of arms: {', '.join(self.arms)}.")
 
   def masking(self, arm: str) -> MaskingConfig:
     """That of an arm."""
@@ -85,85 +83,24 @@ def run(config: AblationConfig, data: str, output: pathlib.Path) -> None:
     place = folder / _folder(UNTRAINED)
     train(dataclasses.replace(stage1, optimizer=still, steps=1), place, UNTRAINED)
     evaluator(place, place / "evaluation")
-  write_report(config, output)
+  write_ablation(_read(config, output), config.reference, config.evaluate, output)
 
 
 def _folder(arm: str) -> str:
   return arm.replace(",", "").replace(" ", "_")
 
 
-def write_report(config: AblationConfig, output: pathlib.Path) -> None:
-  """ablation.html and ablation.csv, of what the evaluations left in `output`."""
-  arms = [*config.arms, UNTRAINED]
-  mend = "run the ablation again."
-  found = {
+def _read(config: AblationConfig, output: pathlib.Path) -> dict[str, list[Found]]:
+  """What the evaluations left, by arm and seed."""
+  return {
       arm: [
-          read_found(output / f"seed{seed}" / _folder(arm) / "evaluation", mend)
+          read_found(
+              output / f"seed{seed}" / _folder(arm) / "evaluation", "run the ablation again."
+          )
           for seed in config.seeds
       ]
-      for arm in arms
+      for arm in (*config.arms, UNTRAINED)
   }
-  lines: list[tuple[str, ...]] = []
-  table: list[dict[str, Any]] = []
-  for heading, rows in summary_rows(found[arms[0]][0].values).items():
-    if rows:
-      lines.append((heading,))
-    for row in rows:
-      texts = []
-      for arm, seeds in found.items():
-        numbers = [one.values[row.evaluation].get(row.figure, float("nan")) for one in seeds]
-        middle, low, high = _mean_and_range(numbers)
-        texts.append(f"{middle:.{row.digits}f} ({low:.{row.digits}f} – {high:.{row.digits}f})")
-        table.append({
-            "evaluation": row.evaluation, "figure": row.figure, "arm": arm, "mean": middle,
-            "lowest": low, "highest": high, "seeds": len(seeds),
-        })  # fmt: skip
-      lines.append((row.caption, *texts))
-  parts = [
-      page.paragraph("Research only, not for clinical use.", "notice"),
-      page.paragraph(
-          f"Means over {len(config.seeds)} seeds, lowest and highest in brackets. Every arm goes on"
-          " from its seed's stage 1 for the same steps over the same tokens.",
-          "soft",
-      ),
-      page.figure(_curves(config, found), "figures by share hidden", True),
-      page.table(("", *arms), lines, range(1, 1 + len(arms))),
-  ]
-  write_table(output / "ablation.csv", table)
-  write_whole(output / "ablation.html", page.document("CheXmix in JAX: what carries loss", parts))
-  print(f"{output / 'ablation.html'} and ablation.csv are written.")
-
-
-def _curves(config: AblationConfig, found: dict[str, list[Found]]) -> Figure:
-  evaluate = config.evaluate
-  reports = evaluate.generation.mask_ratios
-  panels = {
-      "AUROC": ("classification", {
-          ratio: f"auroc/mask={ratio:.2f}" for ratio in evaluate.classification.mask_ratios
-      }),
-      "PSNR of the hidden part, dB": ("inpainting", {
-          ratio: f"masked_psnr/random/mask={ratio:.2f}"
-          for ratio in evaluate.inpainting.random_ratios
-      }),
-      "F1 of the findings in reports": ("generation", {
-          ratio: f"finding_f1_micro{f'/mask={ratio:.2f}' if i else ''}"
-          for i, ratio in enumerate(reports)
-      }),
-  }  # fmt: skip
-  bands = {}
-  for title, (evaluation, names) in panels.items():
-    bands[title] = list(names), {
-        arm: np.array([
-            _mean_and_range([one.values[evaluation].get(name, float("nan")) for one in seeds])
-            for name in names.values()
-        ])
-        for arm, seeds in found.items()
-    }
-  return figures.by_ratio(bands)
-
-
-def _mean_and_range(numbers: list[float]) -> tuple[float, float, float]:
-  return statistics.fmean(numbers), min(numbers), max(numbers)
 
 
 def main(argv: list[str] | None = None) -> None:

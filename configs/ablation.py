@@ -31,6 +31,7 @@ def get_config(scale: str = "phantom") -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict({
       "quickstart": values,
       "arms": _ARMS,
+      "reference": "stage 1 only",
       "seeds": (0, 1, 2),
       "evaluate": {
           "classification": {"mask_ratios": _RATIOS},

@@ -30,7 +30,7 @@ FIGURES = {
 def config():
   path = pathlib.Path(__file__).parents[1] / "configs" / "ablation.py"
   values, _ = cli.load_config([f"--config={path}:phantom"])
-  settings = values.to_dict() | {"arms": ARMS, "seeds": (0, 1)}
+  settings = values.to_dict() | {"arms": ARMS, "seeds": (0, 1), "reference": "plain"}
   settings["evaluate"]["classification"]["mask_ratios"] = (0.0, 0.5)
   settings["evaluate"]["generation"]["mask_ratios"] = (0.0, 0.5)
   settings["evaluate"]["inpainting"]["random_ratios"] = (0.5,)
@@ -58,9 +58,11 @@ def test_an_arm_changes_the_masking_of_stage_2_alone(config):
   assert plain.image.prob == plain.text.prob == 0 and plain.image.weight == base.image.weight
   assert text_only.image.weight == 0 and text_only.image.prob == base.image.prob
   assert text_only.text == base.text
-  bad = AblationConfig(config.quickstart, {"x": {"picture": {}}})
+  bad = AblationConfig(config.quickstart, {"x": {"picture": {}}}, "x")
   with pytest.raises(UserError, match="names 'picture'; use image or text"):
     bad.masking("x")
+  with pytest.raises(UserError, match="reference='y' is none of arms: x"):
+    AblationConfig(config.quickstart, {"x": {}}, "y")
 
 
 def test_every_seed_trains_every_arm_from_one_stage_1(config, tmp_path, monkeypatch):

@@ -52,6 +52,13 @@ def test_a_config_builds(name):
   assert isinstance(build(name), FILES[name])
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_builds_from_all_its_settings(name):
+  """As the commands build it, which let every setting be overridden."""
+  values, _ = cli.load_config([f"--config={CONFIGS / name}"], schema=FILES[name])
+  assert config.build(FILES[name], values.to_dict()) == build(name)
+
+
 @pytest.mark.parametrize("name", LARGE)
 def test_the_large_configs_list_every_setting(name):
   values, _ = cli.load_config([f"--config={CONFIGS / name}"])

@@ -67,7 +67,7 @@ class ClassificationConfig:
   label_file: str = ""
   policy: labels_lib.Policy = "mixed"
   label_fractions: tuple[float, ...] = (1.0,)
-  pooling: Pooling | Literal["attention"] = "mean"
+  pooling: Literal["mean", "last", "attention"] = "mean"
   aggregate: Literal["first", "mean", "max"] = "mean"
   strengths: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3)
   min_cases: int = 5
