@@ -13,6 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
           "qk_norm": False,
           # How it is computed: our choice.
           "dtype": "bfloat16", "attention": "auto", "scan_layers": True, "remat": "full",
+          "adapter": None,
       },
       # What follows is not public and our choice. A row holds four documents of 1,024 codes; in the
       # published context of 2,048 tokens there is room for one, and half of the row stays empty.

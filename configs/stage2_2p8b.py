@@ -13,6 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
           "qk_norm": False,
           # How it is computed: our choice.
           "dtype": "bfloat16", "attention": "auto", "scan_layers": True, "remat": "full",
+          "adapter": None,
       },
       # What follows is not public and our choice. A row holds four documents of 1,024 codes; in the
       # published context of 2,048 tokens there is room for one, and half of the row stays empty.
@@ -21,8 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
           "context": 4608, "batch_size": 256, "shuffle_seed": 1,
           "packing_rows": 64,
           # A document is masked with `prob`, at a ratio drawn between `low` and `high`. Read to the
-          # letter, the published figure has loss_on="visible" for images and "masked" for text; that
-          # cost reports in our ablation (README), loss on all did not.
+          # letter, the published figure has loss_on="visible" for images and "masked" for text.
+          # That cost reports in our ablation (README); loss on all did not.
           "masking": {
               "image": {"prob": 0.8, "low": 0.1, "high": 0.95, "loss_on": "all", "weight": 1.0},
               "text": {"prob": 0.5, "low": 0.1, "high": 0.5, "loss_on": "all", "weight": 1.0},

@@ -30,6 +30,7 @@ FILES = {
     "evaluate.py:nih14": EvaluateConfig,
     "stage1_2p8b.py": TrainConfig,
     "stage2_2p8b.py": TrainConfig,
+    "finetune_report.py": TrainConfig,
     "image_tokenizer_512.py": ImageTokenizerConfig,
 }
 

@@ -1,13 +1,17 @@
 """The formula for operations against XLA's own count, and against the published size."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from chexmix_jax.models import flops
+from chexmix_jax.models.adapter import AdapterConfig
 from chexmix_jax.models.transformer import Transformer, TransformerConfig, abstract_params
 from chexmix_jax.parallel.hardware import CHIPS
+from chexmix_jax.training.trainable import join, prepare_params
 
 # Wide enough for what the formula leaves out to be small, and unrolled, as XLA counts the body of a
 # loop once.
@@ -37,6 +41,25 @@ def test_training_flops_are_what_xla_counts():
   gradient = jax.grad(lambda params, tokens: _logits(params, tokens).sum())
   ours = flops.train_flops_per_token(_CONFIG, _LENGTH)
   assert _xla_flops_per_token(gradient) == pytest.approx(ours, rel=0.03)
+
+
+def test_frozen_matrices_have_no_gradient_of_their_own():
+  # Where the embedding is trained, the first layer has to say what it makes of its input.
+  config = dataclasses.replace(_CONFIG, adapter=AdapterConfig(rank=8, train=("embed.*",)))
+  trained, frozen = jax.eval_shape(lambda: prepare_params(config, jax.random.key(0)))
+
+  def gradient(trained, frozen, tokens):
+    def total(trained):
+      return Transformer(config, join(trained, frozen))(tokens).sum()
+
+    return jax.grad(total)(trained)
+
+  tokens = jax.ShapeDtypeStruct((_BATCH, _LENGTH), jnp.int32)
+  cost = jax.jit(gradient).lower(trained, frozen, tokens).compile().cost_analysis()
+  ours = flops.train_flops_per_token(config, _LENGTH)
+  assert cost["flops"] / (_BATCH * _LENGTH) == pytest.approx(ours, rel=0.03)
+  whole = flops.train_flops_per_token(_CONFIG, _LENGTH)
+  assert 0.65 * whole < ours < 0.75 * whole
 
 
 def test_the_published_model_has_no_embedding_in_what_multiplies():
