@@ -21,8 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
           "context": 4608, "batch_size": 256, "shuffle_seed": 1,
           "packing_rows": 64,
           # A document is masked with `prob`, at a ratio drawn between `low` and `high`. Read to the
-          # letter, the published figure has loss_on="visible" for images and "masked" for text; that
-          # cost reports in our ablation (README), loss on all did not.
+          # letter, the published figure has loss_on="visible" for images and "masked" for text.
+          # That cost reports in our ablation (README); loss on all did not.
           "masking": {
               "image": {"prob": 0.8, "low": 0.1, "high": 0.95, "loss_on": "all", "weight": 1.0},
               "text": {"prob": 0.5, "low": 0.1, "high": 0.5, "loss_on": "all", "weight": 1.0},
