@@ -15,6 +15,7 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.inference.model import load_model
 from chexmix_jax.models import transformer
 from chexmix_jax.models.transformer import Transformer, TransformerConfig
+from chexmix_jax.models.unstack import unstack_layers
 from chexmix_jax.models.vqgan import VQGANConfig
 from chexmix_jax.models.vqgan import init_params as init_vqgan
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
@@ -100,7 +101,7 @@ def test_the_folder_loads_and_keeps_the_notices(theirs, tmp_path, capsys):
   assert (model.vocabulary.num_text, model.vocabulary.mask) == (295, 316)
   tokens = np.arange(12).reshape(1, 12)
   params = jax.jit(transformer.init_params, static_argnums=0)(MODEL, jax.random.key(0))
-  expected = Transformer(MODEL, transformer.unstack_layers(params))(tokens)
+  expected = Transformer(MODEL, unstack_layers(params))(tokens)
   np.testing.assert_array_equal(Transformer(model.config, model.params)(tokens), expected)
   assert (tmp_path / "ours" / "LICENSE.txt").read_text() == "theirs"
   notice = (tmp_path / "ours" / "NOTICE").read_text()

@@ -23,7 +23,8 @@ from chexmix_jax.conversion.phi import config_to_torch, params_to_torch
 from chexmix_jax.errors import UserError
 from chexmix_jax.inference.generate import GenerateConfig, generate
 from chexmix_jax.inference.model import load_model
-from chexmix_jax.models.transformer import TransformerConfig, init_params, unstack_layers
+from chexmix_jax.models.transformer import TransformerConfig, init_params
+from chexmix_jax.models.unstack import unstack_layers
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.transformer import Cache, Params, Transformer, TransformerConfig
+from chexmix_jax.models.cache import Cache
+from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
 from chexmix_jax.parallel.devices import MEMORY_FIRST, return_freed_memory
 from chexmix_jax.parallel.sharding import constrain
 from chexmix_jax.tokenizers.vocabulary import Vocabulary

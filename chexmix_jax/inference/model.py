@@ -21,19 +21,19 @@ from chexmix_jax.inference.generate import GenerateConfig
 from chexmix_jax.inference.inpaint import METHODS, fill_codes
 from chexmix_jax.inference.inputs import Picture, as_pixels
 from chexmix_jax.inference.reports import (
-    generate_ids,
-    read_report,
-    report_options,
-    report_prompts,
+  generate_ids,
+  read_report,
+  report_options,
+  report_prompts,
 )
 from chexmix_jax.inference.surprise import Surprise, image_surprise
 from chexmix_jax.models.transformer import (
-    Params,
-    Transformer,
-    TransformerConfig,
-    abstract_params,
-    unstack_layers,
+  Params,
+  Transformer,
+  TransformerConfig,
+  abstract_params,
 )
+from chexmix_jax.models.unstack import unstack_layers
 from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.parallel.sharding import param_shardings

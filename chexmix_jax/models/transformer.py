@@ -2,13 +2,13 @@
 
 Shape suffixes: B batch, T tokens, S cached tokens, D width, H heads, K head width, L layers,
 V vocabulary. Parameters are a plain nested dict of arrays; those of the layers are stacked on a
-leading axis, whether the layers are scanned or unrolled, until `unstack_layers` takes them apart.
+leading axis, whether the layers are scanned or unrolled, until unstack.py takes them apart.
 """
 
 import dataclasses
 import functools
 import operator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.adapter import AdapterConfig, Projection, with_rows
 from chexmix_jax.models.attention import Backend, attention, causal_attention
+from chexmix_jax.models.cache import Cache, LayerCache, write
 from chexmix_jax.models.dot import dot_general
 from chexmix_jax.models.dropout import dropout
 from chexmix_jax.models.quantization import dequantise_layer
@@ -89,35 +90,6 @@ class TransformerConfig:
     return self.width // self.num_heads
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-  """Keys and values of the tokens so far, an array a layer, in slots that all rows fill alike.
-
-  One array a layer is updated in place inside a loop, where a stacked one would be copied at every
-  step; with heads before slots no step has to transpose it; and as a token's slot is the same in
-  all rows, a step writes one slice, where a scatter would go row by row. Of a single row the arrays
-  are HSK, as XLA's CPU compiler copies a cache whose first axis is 1 at every step. On a CPU they
-  are float32, which has no bfloat16 arithmetic: a step would convert all of them.
-  """
-
-  k_BHSK: tuple[jax.Array, ...]
-  v_BHSK: tuple[jax.Array, ...]
-
-
-class LayerCache(NamedTuple):
-  """What one layer's attention looks back on: keys and values, where to write, what to see."""
-
-  kv_BHSK: tuple[jax.Array, jax.Array]
-  slot: jax.Array
-  mask_BTS: jax.Array
-
-
-def _write(cached: jax.Array, new_BHTK: jax.Array, slot: jax.Array) -> jax.Array:
-  new = new_BHTK.reshape(*cached.shape[:-2], *new_BHTK.shape[-2:]).astype(cached.dtype)
-  return jax.lax.dynamic_update_slice(cached, new, (*[0] * (cached.ndim - 2), slot, 0))
-
-
 class Attention(nnx.Module):
   """Projections around attention, with biases.
 
@@ -157,7 +129,7 @@ class Attention(nnx.Module):
       kv = k_BTHK, v_BTHK
     else:
       kv = tuple(
-          _write(old, new.swapaxes(1, 2), cache.slot)
+          write(old, new.swapaxes(1, 2), cache.slot)
           for old, new in zip(cache.kv_BHSK, (k_BTHK, v_BTHK), strict=True)
       )
       mixed_BTHK = attention(q_BTHK, *kv, cache.mask_BTS, kv_axes="BHSK"[-kv[0].ndim :])
@@ -243,26 +215,6 @@ def init_params(config: TransformerConfig, key: jax.Array) -> Params:
 def abstract_params(config: TransformerConfig) -> Params:
   """Shapes and dtypes of the parameters, without making them."""
   return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-
-
-def unstack(stacked: jax.Array) -> tuple[jax.Array, ...]:
-  """The arrays along the first axis of another, which is deleted."""
-  parts = jax.block_until_ready(jax.jit(tuple)(stacked))
-  stacked.delete()
-  return parts
-
-
-def unstack_layers(params: Params) -> Params:
-  """The same parameters with a tuple of layers, each of them an array of its own.
-
-  For inference: to generate, XLA would take stacked ones apart in every call, with all of them in
-  memory twice. What is stacked here is deleted array by array; some or all may have gone through
-  `unstack` before.
-  """
-  leaves, tree = jax.tree.flatten(params["layers"], is_leaf=lambda x: isinstance(x, tuple))
-  columns = [leaf if isinstance(leaf, tuple) else unstack(leaf) for leaf in leaves]
-  layers = tuple(jax.tree.unflatten(tree, row) for row in zip(*columns, strict=True))
-  return {**params, "layers": layers}
 
 
 class Transformer:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from chexmix_jax.errors import UserError
+from chexmix_jax.models.cache import Cache
 from chexmix_jax.models.transformer import (
-    Cache,
     Transformer,
     TransformerConfig,
     abstract_params,

@@ -23,7 +23,8 @@ import orbax.checkpoint as ocp
 from chexmix_jax import config as config_lib
 from chexmix_jax.errors import UserError
 from chexmix_jax.files import write_whole
-from chexmix_jax.models.transformer import Params, unstack, unstack_layers
+from chexmix_jax.models.transformer import Params
+from chexmix_jax.models.unstack import unstack, unstack_layers
 from chexmix_jax.parallel import distributed
 from chexmix_jax.parallel.devices import return_freed_memory
 from chexmix_jax.parallel.sharding import parameter_name

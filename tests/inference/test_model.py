@@ -23,13 +23,14 @@ from chexmix_jax.inference.embeddings import embed_images
 from chexmix_jax.inference.inpaint import METHODS, fill_codes
 from chexmix_jax.inference.model import LoadedModel, Model, load, load_model
 from chexmix_jax.inference.reports import (
-    generate_ids,
-    read_report,
-    report_options,
-    report_prompts,
+  generate_ids,
+  read_report,
+  report_options,
+  report_prompts,
 )
 from chexmix_jax.inference.surprise import image_surprise
-from chexmix_jax.models.transformer import Transformer, TransformerConfig, unstack_layers
+from chexmix_jax.models.transformer import Transformer, TransformerConfig
+from chexmix_jax.models.unstack import unstack_layers
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.tokenizers import text as text_lib
 from chexmix_jax.tokenizers.image import ImageTokenizer

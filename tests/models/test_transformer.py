@@ -10,12 +10,12 @@ import pytest
 
 from chexmix_jax.conversion.phi import params_from_torch
 from chexmix_jax.models.transformer import (
-    Transformer,
-    TransformerConfig,
-    abstract_params,
-    init_params,
-    unstack_layers,
+  Transformer,
+  TransformerConfig,
+  abstract_params,
+  init_params,
 )
+from chexmix_jax.models.unstack import unstack_layers
 
 SMALL = TransformerConfig(
     vocab_size=100, num_layers=2, width=32, num_heads=4, mlp_dim=64, rotary_dim=4, dropout=0.0

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from chexmix_jax.errors import UserError
+from chexmix_jax.models.adapter import AdapterConfig
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.planning import training
 from chexmix_jax.planning.estimate import estimate_memory, estimate_time, state_bytes
@@ -37,6 +38,22 @@ def test_the_state_is_twelve_bytes_a_parameter_shared_out(small):
       small, optimizer=dataclasses.replace(small.optimizer, moment_dtype="bfloat16")
   )
   assert state_bytes(half, (1, 4, 1))[1] == pytest.approx(1.5 * parameters, rel=1e-3)
+
+
+def test_an_adapter_has_moments_and_gradients_for_what_it_trains_alone(small):
+  model = dataclasses.replace(small.model, dtype="bfloat16", adapter=AdapterConfig(rank=4))
+  adapted = dataclasses.replace(small, model=model)
+  frozen = 2 * (2 * 1024 * 256 + 3 * (4 * 256**2 + 2 * 256 * 1024))
+  added = 4 * 3 * 4 * (4 * 2 * 256 + 2 * (256 + 1024))
+  parameters, optimizer = state_bytes(adapted, (1, 1, 1))
+  assert parameters == pytest.approx(frozen + added, rel=0.02)
+  assert optimizer == pytest.approx(2 * added, rel=0.01)
+  quantised = dataclasses.replace(model, adapter=AdapterConfig(rank=4, base="int4"))
+  fewer, _ = state_bytes(dataclasses.replace(small, model=quantised), (1, 1, 1))
+  layers = 3 * (4 * 256**2 + 2 * 256 * 1024)
+  assert fewer == pytest.approx(parameters - layers * (2 - 0.5 - 4 / 64), rel=0.01)
+  less = estimate_memory(adapted, (1, 1, 1)).total
+  assert less < 0.7 * estimate_memory(small, (1, 1, 1)).total
 
 
 def test_a_roofline_has_the_work_of_the_program(plan, compiled_small, tpus):

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.transformer import TransformerConfig, unstack_layers
+from chexmix_jax.models.transformer import TransformerConfig
+from chexmix_jax.models.unstack import unstack_layers
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.training.checkpoint import (
-    Checkpoints,
-    load_params,
-    read_job,
-    saved_steps,
-    write_job,
+  Checkpoints,
+  load_params,
+  read_job,
+  saved_steps,
+  write_job,
 )
 from chexmix_jax.training.optimizer import OptimizerConfig, make_optimizer
 from chexmix_jax.training.step import abstract_state
