@@ -42,7 +42,7 @@ from chexmix_jax.training.optimizer import (
     learning_rate_schedule,
     make_optimizer,
 )
-from chexmix_jax.training.step import abstract_state, jit_init_state, jit_train_step
+from chexmix_jax.training.step import TrainState, abstract_state, jit_init_state, jit_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +168,7 @@ def _train(
     with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
       window_state = None
       if is_frozen or not resuming:
-        init = jit_init_state(config.model, optimizer, abstract)
-        state = init(jax.random.key(config.seed), base)
+        state = _first_state(config, optimizer, abstract, base)
       del base
       if resuming:
         frozen = state.frozen if is_frozen else {}
@@ -208,6 +207,11 @@ def _load_init(config: TrainConfig, job: dict[str, Any], mesh: jax.sharding.Mesh
           " name another run, or tokens made with the one that it was trained with."
       )
   return load_base(run_dir, config.model, mesh, job.get("base"))
+
+
+def _first_state(config, optimizer, abstract, base) -> TrainState:
+  """Fresh state, born sharded; of a base where there is one, which is used up."""
+  return jit_init_state(config.model, optimizer, abstract)(jax.random.key(config.seed), base)
 
 
 def _describe(config, state, mesh, plan) -> None:
