@@ -10,6 +10,7 @@ Shape suffixes: L layers, I input numbers, O output numbers, R rank, V vocabular
 
 import dataclasses
 import fnmatch
+import math
 from typing import Any, Literal
 
 import jax
@@ -97,15 +98,14 @@ class Projection(nnx.LinearGeneral):
     self.adapter = adapter if adapter and adapter.adapts(name) else None
     if self.adapter is None:
       return
-    size_in, size_out = (jnp.zeros(shape).size for shape in (inputs, outputs))
-    rank = self.adapter.rank
-    if rank > min(size_in, size_out):
+    rank, least = self.adapter.rank, min(math.prod(inputs), math.prod(outputs))
+    if rank > least:
       raise UserError(
-          f"adapter.rank={rank} is above the {min(size_in, size_out)} of {name}; lower it, or leave"
-          f" {name} out of adapter.targets."
+          f"adapter.rank={rank} is above the {least} of {name}; lower it, or leave {name} out of"
+          " adapter.targets."
       )
     # As PEFT draws it: uniform, of variance 1 / (3 · fan-in).
-    bound = size_in**-0.5
+    bound = math.prod(inputs) ** -0.5
     lora_a = jax.random.uniform(rngs.params(), (*inputs, rank), minval=-bound, maxval=bound)
     self.lora_a = nnx.Param(lora_a)
     self.lora_b = nnx.Param(jnp.zeros((rank, *outputs)))

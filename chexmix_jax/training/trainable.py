@@ -1,5 +1,6 @@
 """Which parameters a run trains, and which it only reads."""
 
+import fnmatch
 from collections.abc import Callable
 from typing import Any
 
@@ -78,8 +79,7 @@ def split(adapter: AdapterConfig, params: Params) -> tuple[Params, Params]:
   names: list[str] = []
   _map_named(lambda name, leaf: names.append(name), params)
   for pattern in adapter.train:
-    single = AdapterConfig(train=(pattern,), targets=())
-    matched = [n for n in names if single.trains(n) and n.rsplit(".", 1)[-1] not in ADDED]
+    matched = [n for n in fnmatch.filter(names, pattern) if n.rsplit(".", 1)[-1] not in ADDED]
     if not matched:
       raise UserError(f"adapter.train holds {pattern!r}, which matches no parameter of the model.")
     if quantised := [name for name in matched if "kernel_" in name]:
