@@ -22,7 +22,8 @@ from chexmix_jax.errors import Stopped, UserError, exit_status
 
 ENTRY_POINTS = (
     "quickstart", "prepare", "train_image_tokenizer", "train_text_tokenizer", "tokenize", "train",
-    "plan", "evaluate", "ablation", "predict", "convert", "bench",
+    "plan", "evaluate", "ablation", "predict", "convert",
+    "model_card", "bench",
 )  # fmt: skip
 
 

@@ -49,6 +49,11 @@ def prepare_params(
   return trained, _map_named(lambda name, leaf: leaf if "kernel_" in name else held(leaf), frozen)
 
 
+def abstract_trained(config: TransformerConfig) -> Params:
+  """Shapes of what a run with this config trains."""
+  return jax.eval_shape(lambda: prepare_params(config, jax.random.key(0))[0])
+
+
 def _with_magnitudes(config: TransformerConfig, layers: Params) -> Params:
   """Magnitudes that leave every matrix as it is: the lengths of its columns."""
   heads, adapter = (config.num_heads, config.head_dim), config.adapter
