@@ -94,8 +94,8 @@ def write_ablation(
   curves.savefig(output / "ablation.png", dpi=110)
   seeds = len(results[reference])
   note = (
-      f"Means over {seeds} seeds, lowest and highest in brackets. Every arm goes on from its seed's"
-      " stage 1 for the same steps over the same tokens."
+      f"Means over {seeds} seed{'s' * (seeds > 1)}, lowest and highest in brackets. Every arm goes"
+      " on from its seed's stage 1 for the same steps over the same tokens."
   )
   against = (
       f"Differences to {reference}, seed by seed, and their 95 % intervals (Student's t,"
