@@ -32,10 +32,10 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.models.adapter import ADDED, PROJECTIONS, AdapterConfig, with_rows
 from chexmix_jax.models.transformer import Params, TransformerConfig
 from chexmix_jax.parallel.mesh import make_mesh
-from chexmix_jax.parallel.sharding import param_shardings, parameter_name
-from chexmix_jax.training.base import describe_base, load_base
+from chexmix_jax.parallel.sharding import parameter_name, sharded_shapes
+from chexmix_jax.training.base import describe_base, load_base, read_model
 from chexmix_jax.training.checkpoint import load_params, read_job
-from chexmix_jax.training.trainable import join, prepare_params
+from chexmix_jax.training.trainable import abstract_trained, join
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -84,11 +84,11 @@ def export(
   if torch_base is not None and not (torch_base / "config.json").exists():
     raise UserError(f"{torch_base} has no config.json; name what to_torch wrote of the base.")
   job = read_job(checkpoint)
-  config = config_lib.build(TransformerConfig, job["train"]["model"], f"{checkpoint}/job.json")
+  config = read_model(checkpoint)
   adapter = config.adapter
   if adapter is None:
     raise UserError(f"{checkpoint} was trained without model.adapter; use to_torch, for all of it.")
-  trained = _trained(config)
+  trained = abstract_trained(config)
   saved = _saved_modules(trained)
   targets = [name for name in PROJECTIONS if adapter.adapts(name)]
   if both := [name for name in targets if f"layers.{name}" in saved]:
@@ -102,12 +102,7 @@ def export(
         " all that was trained."
     )
   mesh = make_mesh()
-  abstract = jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-      trained,
-      param_shardings(mesh, trained),
-  )
-  params, _ = load_params(checkpoint, abstract, step)
+  params, _ = load_params(checkpoint, sharded_shapes(mesh, trained), step)
   init = pathlib.Path(job["train"]["init"])
   if saved:
     params = with_rows(adapter, join(load_base(init, config, mesh, job["base"]), params))
@@ -151,12 +146,12 @@ def convert(folder: pathlib.Path, base: pathlib.Path, output: pathlib.Path) -> d
   if output.exists():
     raise UserError(f"{output} is there already; name another --output or delete it.")
   theirs = read_job(base)
-  config = config_lib.build(TransformerConfig, theirs["train"]["model"], f"{base}/job.json")
+  config = read_model(base)
   if config.adapter is not None:
     raise UserError(f"{base} adapts another run already; name one that was trained whole.")
   adapter = _read_settings(folder / SETTINGS)
   config = dataclasses.replace(config, adapter=adapter)
-  trained = _trained(config)
+  trained = abstract_trained(config)
   expected = dict(_named(config, trained, _saved_modules(trained)))
   tensors = SafetensorsFiles(folder / WEIGHTS)
   shapes = {name: tensor.shape for name, tensor in expected.items()}
@@ -180,11 +175,6 @@ def convert(folder: pathlib.Path, base: pathlib.Path, output: pathlib.Path) -> d
   copy_licences(base, partial)
   partial.rename(output)
   return job
-
-
-def _trained(config: TransformerConfig) -> Params:
-  """Shapes of what a run with this adapter keeps in its checkpoints."""
-  return jax.eval_shape(lambda: prepare_params(config, jax.random.key(0)))[0]
 
 
 def _shapes(params: Params) -> dict[str, Shape]:

@@ -10,19 +10,18 @@ import jax
 import numpy as np
 import yaml
 
-from chexmix_jax import config as config_lib
 from chexmix_jax.conversion import phi, vqgan
 from chexmix_jax.conversion.from_torch import copy_licences
 from chexmix_jax.conversion.tensors import write_file, write_safetensors
 from chexmix_jax.conversion.torch_file import write_state_dict
 from chexmix_jax.errors import UserError
-from chexmix_jax.models.transformer import TransformerConfig, abstract_params
+from chexmix_jax.models.transformer import abstract_params
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.tokenizers.bpe import END_OF_TEXT, BPETokenizer
 from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.load import load_text_tokenizer
 from chexmix_jax.tokenizers.vocabulary import SPECIAL_TOKENS, WHITE_SPACE_RUNS, Vocabulary
-from chexmix_jax.training.base import load_adapted
+from chexmix_jax.training.base import load_adapted, read_model
 from chexmix_jax.training.checkpoint import load_params, read_job
 
 _PUBLISHED_CONTEXT = 2048
@@ -51,7 +50,7 @@ def export(
   if output.exists():
     raise UserError(f"{output} is there already; name another --output or delete it.")
   job = read_job(checkpoint)
-  config = config_lib.build(TransformerConfig, job["train"]["model"], f"{checkpoint}/job.json")
+  config = read_model(checkpoint)
   vocabulary = Vocabulary(**job["tokens"]["vocabulary"])
   image = _beside(checkpoint, image_tokenizer, "image_tokenizer")
   text = _beside(checkpoint, text_tokenizer, "text_tokenizer", "text_tokenizer.model")

@@ -264,7 +264,7 @@ class Classification:
         context.model, context.vocabulary, params, np.concatenate(ids), config.batch_size,
         description, pooling,
     )  # fmt: skip
-    return np.split(embedded_PLD, np.cumsum([len(rows) for rows in ids])[:-1])
+    return _apart(embedded_PLD, ids)
 
   def _attend(
       self, params: Params, ids: Sequence[np.ndarray], fraction: float, description: str
@@ -280,7 +280,7 @@ class Classification:
     embedded_PLD = embed_by_attention(
         *shared, queries_LD, np.concatenate(ids), self._config.batch_size, description
     )
-    return np.split(embedded_PLD, np.cumsum([len(rows) for rows in ids])[:-1])
+    return _apart(embedded_PLD, ids)
 
   def _kept(self, fraction: float) -> np.ndarray:
     """Which training studies are in a share, bool (N,); smaller shares are part of larger ones."""
@@ -314,6 +314,11 @@ class Classification:
   def _of_studies(self, scores_PLFS: np.ndarray, split: Labelled) -> np.ndarray:
     """One score for all pictures of a study, (N, L, F, S)."""
     return (split.highest if self._config.aggregate == "max" else split.mean)(scores_PLFS)
+
+
+def _apart(joined_PX: np.ndarray, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+  """What stands for each of the parts that were joined."""
+  return np.split(joined_PX, np.cumsum([len(part) for part in parts])[:-1])
 
 
 def _auroc_of_known(scores_NLFS: np.ndarray, targets_NF: np.ndarray) -> np.ndarray:

@@ -36,12 +36,12 @@ from chexmix_jax.models.transformer import (
 from chexmix_jax.models.unstack import unstack_layers
 from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.parallel.mesh import make_mesh
-from chexmix_jax.parallel.sharding import param_shardings
+from chexmix_jax.parallel.sharding import sharded_shapes
 from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.load import load_text_tokenizer
 from chexmix_jax.tokenizers.text import TextTokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.base import load_adapted
+from chexmix_jax.training.base import load_adapted, read_model
 from chexmix_jax.training.checkpoint import load_params, read_job
 
 _IMAGES_AT_A_TIME = 32  # Read before they are encoded.
@@ -310,19 +310,14 @@ def load_model(run_dir: pathlib.Path, step: int | None = None) -> LoadedModel:
   not a run or holds no such checkpoint, or its base is gone.
   """
   job = read_job(run_dir)
-  config = config_lib.build(TransformerConfig, job["train"]["model"], f"{run_dir}/job.json: model")
+  config = read_model(run_dir)
   mesh = make_mesh()
   if config.adapter is not None:
     params, step = load_adapted(run_dir, config, step, mesh)
     config = dataclasses.replace(config, adapter=None)
     params = unstack_layers(params)
   else:
-    shapes = abstract_params(config)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        param_shardings(mesh, shapes),
-    )
+    abstract = sharded_shapes(mesh, abstract_params(config))
     params, step = load_params(run_dir, abstract, step, as_saved=True, layers_apart=True)
   return LoadedModel(config, Vocabulary(**job["tokens"]["vocabulary"]), params, job, step)
 

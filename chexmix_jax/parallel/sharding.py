@@ -129,6 +129,15 @@ def constrain(x: jax.Array, axes: Axes) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, partition_spec(axes))
 
 
+def sharded_shapes(mesh: Mesh | AbstractMesh, abstract_params: dict[str, Any]) -> dict[str, Any]:
+  """The shapes of parameters with their NamedSharding, see param_shardings."""
+  return jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      abstract_params,
+      param_shardings(mesh, abstract_params),
+  )
+
+
 def param_shardings(
     mesh: Mesh | AbstractMesh, abstract_params: dict[str, Any]
 ) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from chexmix_jax import config as config_lib
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import Params, TransformerConfig, abstract_params
-from chexmix_jax.parallel.sharding import param_shardings, parameter_name
+from chexmix_jax.parallel.sharding import param_shardings, parameter_name, sharded_shapes
 from chexmix_jax.training.checkpoint import load_params, read_job, saved_steps
-from chexmix_jax.training.trainable import merged_params, prepare_params
+from chexmix_jax.training.trainable import abstract_trained, merged_params, prepare_params
 
 
 def describe_base(run_dir: pathlib.Path) -> dict[str, Any]:
@@ -86,13 +86,7 @@ def load_adapted(
   def prepare(base: Params) -> tuple[Params, Params]:
     return prepare_params(config, jax.random.key(0), base)
 
-  shapes = jax.eval_shape(prepare, base)[0]
-  abstract = jax.tree.map(
-      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-      shapes,
-      param_shardings(mesh, shapes),
-  )
-  trained, step = load_params(run_dir, abstract, step)
+  trained, step = load_params(run_dir, sharded_shapes(mesh, abstract_trained(config)), step)
 
   def merge(base: Params, trained: Params) -> Params:
     return merged_params(config, trained, prepare(base)[1])

@@ -18,6 +18,7 @@ from chexmix_jax.models.adapter import (
 )
 from chexmix_jax.models.quantization import dequantise_layer, quantise_layers
 from chexmix_jax.models.transformer import Params, TransformerConfig, init_params
+from chexmix_jax.parallel.sharding import parameter_name
 
 
 def prepare_params(
@@ -43,10 +44,10 @@ def prepare_params(
   trained, frozen = split(adapter, params)
   dtype = jnp.dtype(config.dtype)
 
-  def held(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+  def held(path: Any, leaf: jax.Array) -> jax.Array:
+    return leaf if "kernel_" in parameter_name(path) else leaf.astype(dtype)
 
-  return trained, _map_named(lambda name, leaf: leaf if "kernel_" in name else held(leaf), frozen)
+  return trained, jax.tree_util.tree_map_with_path(held, frozen)
 
 
 def abstract_trained(config: TransformerConfig) -> Params:
@@ -81,8 +82,8 @@ def split(adapter: AdapterConfig, params: Params) -> tuple[Params, Params]:
 
   UserError for a pattern that matches nothing, or what is quantised.
   """
-  names: list[str] = []
-  _map_named(lambda name, leaf: names.append(name), params)
+  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+  names = [parameter_name(path) for path, _ in leaves]
   for pattern in adapter.train:
     matched = [n for n in fnmatch.filter(names, pattern) if n.rsplit(".", 1)[-1] not in ADDED]
     if not matched:
@@ -128,12 +129,3 @@ def _kept(tree: Params, is_wanted: Callable[[str], bool], prefix: str) -> Params
     elif is_wanted(name):
       kept[key] = value
   return kept
-
-
-def _map_named(function: Callable[[str, Any], Any], tree: Params, prefix: str = "") -> Params:
-  return {
-      key: _map_named(function, value, f"{prefix}{key}.")
-      if isinstance(value, dict)
-      else function(f"{prefix}{key}", value)
-      for key, value in tree.items()
-  }
