@@ -194,6 +194,28 @@ def _write_embeddings(
   write_whole(output, arrays.getvalue())
 
 
+def _classify(model: Model, batch: Batch, args: argparse.Namespace) -> Rows:
+  probabilities = model.classify(batch.pixels)
+  assert model.config.classifier is not None
+  names = [f"finding:{name}" for name in model.config.classifier.findings]
+  return dict(zip(names, probabilities.T, strict=True))
+
+
+def _write_findings(
+    output: pathlib.Path, inputs: Inputs, errors: np.ndarray, rows: Rows
+) -> None:
+  """The CSV: a column of probabilities for each finding, empty where there is an error."""
+  found = {
+      name.removeprefix("finding:"): [
+          "" if np.isnan(value) else f"{value:.6f}" for value in _spread(errors, values, np.nan)
+      ]
+      for name, values in rows.items()
+      if name.startswith("finding:")
+  }
+  columns = {"input": inputs.names, "image": inputs.paths, **found, "error": errors}
+  write_whole(output, _csv(columns))
+
+
 def _inpaint(model: Model, batch: Batch, args: argparse.Namespace) -> Rows:
   grid = model.image_tokenizer.grid
   masks = np.stack([
@@ -259,6 +281,7 @@ def _csv(columns: dict[str, Any]) -> str:
 
 COMMANDS = {
     "report": Command(("mask_ratio", "seed"), (".csv", ".json"), _report, _write_reports),
+    "classify": Command((), (".csv",), _classify, _write_findings),
     "embed": Command(("layers",), (".npz",), _embed, _write_embeddings),
     "inpaint": Command(("mask", "mask_ratio", "method", "seed"), (), _inpaint, _write_table),
     "surprise": Command(("radius",), (), _surprise, _write_table),
@@ -276,6 +299,7 @@ def main(argv: list[str] | None = None) -> None:
   commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
   texts = {
       "report": "reports, as CSV, and as ReXrank JSON where that was given or --output ends so",
+      "classify": "probabilities of findings, of a model trained with a classifier, as CSV",
       "embed": "mean hidden states of the pictures, as npz",
       "inpaint": "a folder of PNG: original, masked and filled in side by side",
       "surprise": "a folder of PNG: -log p of each image token over the radiograph",

@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
               "kind": "lora", "rank": 16, "alpha": 32.0, "dropout": 0.05,
               "targets": ("attn.*", "mlp.*"), "train": (), "rows": (), "base": "float",
           },
+          "classifier": None,
       },
       # One document of 1,024 codes and a report fits. Loss is on the report alone.
       "data": {
@@ -26,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
               "image": {"prob": 0.0, "low": 0.0, "high": 0.0, "loss_on": "all", "weight": 0.0},
               "text": {"prob": 0.0, "low": 0.0, "high": 0.0, "loss_on": "all", "weight": 1.0},
           },
+          "labels": {"policy": "mixed", "file": ""},
       },
       "optimizer": {
           "name": "adamw", "learning_rate": 2e-4, "warmup_steps": 50, "end_fraction": 0.1,

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
           "qk_norm": False,
           # How it is computed: our choice.
           "dtype": "bfloat16", "attention": "auto", "scan_layers": True, "remat": "full",
-          "adapter": None,
+          "adapter": None, "classifier": None,
       },
       # What follows is not public and our choice. A row holds four documents of 1,024 codes; in the
       # published context of 2,048 tokens there is room for one, and half of the row stays empty.
@@ -25,6 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
               "image": {"prob": 0.0, "low": 0.0, "high": 0.0, "loss_on": "all", "weight": 1.0},
               "text": {"prob": 0.0, "low": 0.0, "high": 0.0, "loss_on": "all", "weight": 1.0},
           },
+          "labels": {"policy": "mixed", "file": ""},
       },
       "optimizer": {
           "name": "adamw", "learning_rate": 1e-4, "warmup_steps": 1000, "end_fraction": 0.1,

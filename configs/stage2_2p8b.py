@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
           "qk_norm": False,
           # How it is computed: our choice.
           "dtype": "bfloat16", "attention": "auto", "scan_layers": True, "remat": "full",
-          "adapter": None,
+          "adapter": None, "classifier": None,
       },
       # What follows is not public and our choice. A row holds four documents of 1,024 codes; in the
       # published context of 2,048 tokens there is room for one, and half of the row stays empty.
@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
               "image": {"prob": 0.8, "low": 0.1, "high": 0.95, "loss_on": "all", "weight": 1.0},
               "text": {"prob": 0.5, "low": 0.1, "high": 0.5, "loss_on": "all", "weight": 1.0},
           },
+          "labels": {"policy": "mixed", "file": ""},
       },
       "optimizer": {
           "name": "adamw", "learning_rate": 5e-5, "warmup_steps": 500, "end_fraction": 0.1,

@@ -31,6 +31,7 @@ FILES = {
     "stage1_2p8b.py": TrainConfig,
     "stage2_2p8b.py": TrainConfig,
     "finetune_report.py": TrainConfig,
+    "finetune_classification.py": TrainConfig,
     "image_tokenizer_512.py": ImageTokenizerConfig,
 }
 

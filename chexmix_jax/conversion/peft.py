@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from chexmix_jax import config as config_lib
+from chexmix_jax.conversion.classifier import write_classifier
 from chexmix_jax.conversion.from_torch import copy_licences
 from chexmix_jax.conversion.phi import (
     END_MODULES,
@@ -71,6 +72,7 @@ def export(
 
     OUTPUT/adapter_model.safetensors   float32
     OUTPUT/adapter_config.json         a LoraConfig
+    OUTPUT/classifier.safetensors …    see write_classifier
     OUTPUT/NOTICE and licences         if the run or its base has them
 
   The folder is written whole or not at all. Where trained rows or other trained parameters are part
@@ -112,6 +114,7 @@ def export(
   partial.mkdir(parents=True)
   tensors = dict(_named(config, trained, saved))
   write_file(partial / WEIGHTS, sources(tensors, params), np.dtype(np.float32))
+  write_classifier(partial, config, params)
   settings = {
       "peft_type": "LORA",
       "task_type": "CAUSAL_LM",
@@ -150,7 +153,7 @@ def convert(folder: pathlib.Path, base: pathlib.Path, output: pathlib.Path) -> d
   if config.adapter is not None:
     raise UserError(f"{base} adapts another run already; name one that was trained whole.")
   adapter = _read_settings(folder / SETTINGS)
-  config = dataclasses.replace(config, adapter=adapter)
+  config = dataclasses.replace(config, adapter=adapter, classifier=None)
   trained = abstract_trained(config)
   expected = dict(_named(config, trained, _saved_modules(trained)))
   tensors = SafetensorsFiles(folder / WEIGHTS)

@@ -212,10 +212,11 @@ def config_to_torch(config: TransformerConfig, eot: int, context: int) -> dict[s
 
 
 def torch_tensors(config: TransformerConfig) -> dict[str, TorchTensor]:
-  """Every tensor of torch's by name, a layer after the other, then the ends."""
+  """Every tensor of torch's by name, a layer after the other, then the ends; no classifier's."""
+  params = abstract_params(dataclasses.replace(config, classifier=None))
   shapes = {
       parameter_name(path): leaf.shape
-      for path, leaf in jax.tree_util.tree_flatten_with_path(abstract_params(config))[0]
+      for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
   }
   return dict(_named(config, shapes))
 

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from chexmix_jax.conversion import phi, vqgan
+from chexmix_jax.conversion.classifier import write_classifier
 from chexmix_jax.conversion.from_torch import copy_licences
 from chexmix_jax.conversion.tensors import write_file, write_safetensors
 from chexmix_jax.conversion.torch_file import write_state_dict
@@ -38,6 +39,7 @@ def export(
   """Writes `output` whole or not at all, in the precision of the checkpoint.
 
     OUTPUT/config.json, generation_config.json, model*.safetensors   of a PhiForCausalLM
+    OUTPUT/classifier.safetensors, classifier.json                   see write_classifier
     OUTPUT/vqgan.safetensors, vqgan.ckpt, vq_gan.yaml                of a VQModel, if there is one
     OUTPUT/ids.json                                                  what `from_torch` asks for
     OUTPUT/vocab.json, merges.txt, tokenizer_config.json             of a CodeGenTokenizer, or
@@ -83,6 +85,7 @@ def export(
   })  # fmt: skip
   _write_json(partial / "ids.json", _ids(vocabulary))
   write_safetensors(partial, phi.params_to_torch(config, params), dtype)
+  write_classifier(partial, config, params)
   if network is not None and image_tensors is not None:
     write_file(partial / "vqgan.safetensors", image_tensors, np.dtype(np.float32))
     write_state_dict(partial / "vqgan.ckpt", {name: read() for name, _, read in image_tensors})

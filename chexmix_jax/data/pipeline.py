@@ -14,6 +14,7 @@ from chexmix_jax.data.documents import IMAGE_PARTS, Form, Text, make_document, p
 from chexmix_jax.data.masking import MaskingConfig, mask_document
 from chexmix_jax.data.records import Record
 from chexmix_jax.data.sources.source import VIEWS
+from chexmix_jax.data.targets import FindingTargets, LabelConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
@@ -35,6 +36,7 @@ class DataConfig:
     shuffle_seed: of the order of documents, of their forms and of their masks.
     packing_rows: rows that are filled at a time; more leave less padding.
     masking: inputs hidden and targets weighed; the default is stage 1.
+    labels: of a classifier, where one is trained.
   """
 
   tokens: str
@@ -44,6 +46,7 @@ class DataConfig:
   shuffle_seed: int = 0
   packing_rows: int = 64
   masking: MaskingConfig = dataclasses.field(default_factory=MaskingConfig)
+  labels: LabelConfig = dataclasses.field(default_factory=LabelConfig)
 
 
 def parse_folders(text: str) -> list[tuple[pathlib.Path, float]]:
@@ -76,6 +79,7 @@ class Plan:
     sets: the studies of every folder.
     num_studies: studies that can be a document of any of the forms.
     num_cut: those of them of which some form is longer than the context, and is cut.
+    targets: of the classifier, if any.
   """
 
   vocabulary: Vocabulary
@@ -83,10 +87,14 @@ class Plan:
   sets: tuple[packing.StudySet, ...]
   num_studies: int
   num_cut: int
+  targets: FindingTargets | None = None
 
 
-def make_plan(config: DataConfig) -> Plan:
-  """Reads how long the documents are; UserError where the context is too short for their images."""
+def make_plan(config: DataConfig, findings: Sequence[str] = ()) -> Plan:
+  """Reads how long the documents are; UserError where the context is too short for their images.
+
+  `findings` are those of a classifier, which is trained on the studies that have its labels.
+  """
   forms = parse_forms(config.documents)
   card = read_card(config)
   num_codes = int(np.prod(card["grid"]))
@@ -96,14 +104,21 @@ def make_plan(config: DataConfig) -> Plan:
         f"data.context={config.context} cannot hold the documents {config.documents!r}; use"
         f" {shortest} or more."
     )
+  targets = FindingTargets(findings, config.labels) if findings else None
+  if targets is not None and any(form.num_images == 0 for form in forms):
+    raise UserError(f"data.documents={config.documents!r}: a classifier needs a picture in each.")
   sets, num_studies, num_cut = [], 0, 0
   for folder, weight in parse_folders(config.tokens):
     index = tokens.read_index(folder, "train")
     lengths = packing.document_lengths(index, forms, num_codes)
+    if targets is not None and not targets.is_complete:
+      knows = [targets.knows(record) for record in tokens.open_tokens(folder, "train")]
+      lengths[~np.array(knows)] = 0
     num_studies += int(lengths.any(axis=1).sum())
     num_cut += int((lengths > config.context).any(axis=1).sum())
     sets.append(packing.StudySet(np.minimum(lengths, config.context), weight))
-  return Plan(Vocabulary(**card["vocabulary"]), forms, tuple(sets), num_studies, num_cut)
+  vocabulary = Vocabulary(**card["vocabulary"])
+  return Plan(vocabulary, forms, tuple(sets), num_studies, num_cut, targets)
 
 
 def train_iterator(
@@ -113,7 +128,8 @@ def train_iterator(
 
   A batch is dict(inputs, targets, positions, segment_ids: int32 (B, T); weights: float32 (B, T))
   with B = batch_size / process_count. Whole documents stand back to back in a row, numbered from 1
-  by `segment_ids`, with positions from 0; padding has segment 0 and weight 0.
+  by `segment_ids`, with positions from 0; padding has segment 0 and weight 0. With a classifier
+  `labels` float32 (B, S, F) are added, of up to S = packing.max_documents(context) documents a row.
 
   The batches of all processes put together depend on the config alone, and so does the state that
   get_state gives: with set_state any number of processes goes on from exactly there. `plan` is the
@@ -182,10 +198,17 @@ class _Reader:
         "segment_ids": np.zeros(shape, np.int32),
         "weights": np.zeros(shape, np.float32),
     }
+    targets = self._plan.targets
+    if targets is not None:
+      labels = (len(rows), packing.max_documents(self._config.context), targets.num_findings)
+      batch["labels"] = np.full(labels, np.nan, np.float32)
     for i, row in enumerate(rows):
+      records = [self._sources[entry.folder][entry.number] for entry in row]
+      if targets is not None and records:
+        batch["labels"][i, : len(records)] = targets(records)
       start = 0
-      for segment, entry in enumerate(row, start=1):
-        document = self._document(entry)
+      for segment, (entry, record) in enumerate(zip(row, records, strict=True), start=1):
+        document = self._document(entry, record)
         stop = start + len(document["inputs"])
         for name, values in document.items():
           batch[name][i, start:stop] = values
@@ -194,10 +217,9 @@ class _Reader:
         start = stop
     return batch
 
-  def _document(self, entry: packing.Entry) -> dict[str, np.ndarray]:
+  def _document(self, entry: packing.Entry, record: Record) -> dict[str, np.ndarray]:
     """inputs, targets and weights of a document; all chance is the entry's own."""
     rng = np.random.default_rng([self._config.shuffle_seed, *entry])
-    record = self._sources[entry.folder][entry.number]
     form = self._plan.forms[entry.form]
     parts = [_part(record, part, rng) for part in form.parts]
     document = make_document(parts, self._vocabulary, self._config.context)

@@ -21,6 +21,7 @@ from chexmix_jax.evaluation.attention_pooling import embed_by_attention, fit_que
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.evaluation.labelled import Labelled, load_labelled
 from chexmix_jax.evaluation.probe import fit_probes
+from chexmix_jax.inference.classify import log_odds
 from chexmix_jax.inference.embeddings import Pooling, embed_images
 from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.bootstrap import Figure
@@ -46,9 +47,11 @@ class ClassificationConfig:
   """What is hidden, and what is fitted.
 
   Attributes:
+    method: a linear probe is fitted to frozen states, or the model's own classifier speaks, which
+      was trained with it (TransformerConfig.classifier).
     mask_ratios: shares of each picture's codes that are hidden, in training and scored studies.
     findings: of CHEXPERT_14, or of `label_file`; the default are the five that the field scores.
-    label_file: a CSV whose labels count instead of those of the records, see label_file.py.
+    label_file: a CSV whose labels count instead of those of the records, see data/label_file.py.
     policy: what an uncertain label counts as, see chexmix_jax.labels.
     label_fractions: shares of the training studies that probes are fitted to; figures that do not
       name one are of the largest.
@@ -62,6 +65,7 @@ class ClassificationConfig:
     batch_size: pictures in a forward pass.
   """
 
+  method: Literal["probe", "classifier"] = "probe"
   mask_ratios: tuple[float, ...] = (0.0, 0.5, 0.75, 0.9)
   findings: tuple[str, ...] = labels_lib.CHEXPERT_5
   label_file: str = ""
@@ -79,6 +83,8 @@ class ClassificationConfig:
       raise UserError(f"mask_ratios={self.mask_ratios} must be shares between 0 and 1.")
     if not self.label_fractions or not all(0 < part <= 1 for part in self.label_fractions):
       raise UserError(f"label_fractions={self.label_fractions} must be shares above 0, up to 1.")
+    if self.method == "classifier" and self.label_fractions != (1.0,):
+      raise UserError("label_fractions are of probes; leave them out for the model's classifier.")
     for name in self.findings:
       if not self.label_file and name not in labels_lib.INDEX:
         known = ", ".join(labels_lib.CHEXPERT_14)
@@ -128,7 +134,9 @@ class Classification:
     num_left_out             of the others, which are named
     num_train, num_test      studies
 
-  Chance is 0.5 for AUROC. Raises UserError where a split is missing.
+  With the method "classifier" the same figures, but for the layers, are of the classifier that was
+  trained with the model. Chance is 0.5 for AUROC. Raises UserError where a split is missing, and
+  where the model has no classifier of a finding.
   """
 
   def __init__(self, context: Context, config: ClassificationConfig = ClassificationConfig()):
@@ -166,11 +174,15 @@ class Classification:
         "labels": _name_labels(config.label_file),
         "pooling": config.pooling,
         "aggregate": config.aggregate,
-        "probe": "L2 logistic regression, strength and layer by validation",
+        "probe": "the model's own classifier"
+        if config.method == "classifier"
+        else "L2 logistic regression, strength and layer by validation",
     }
     if not self._findings:
       return Result(values, options=options)
-    fits, baseline = self._fit(params, "classification"), self._random_init
+    is_own = config.method == "classifier"
+    fits = self._ask(params) if is_own else self._fit(params, "classification")
+    baseline = self._random_init
     figures: dict[str, Figure] = {}
     for m, ratio in enumerate(config.mask_ratios):
       for k, fraction in enumerate(self._fractions):
@@ -179,7 +191,7 @@ class Classification:
         figures |= self._figures(name, fits.scores_NF(m, k))
         if untrained := self._by_finding(auroc_figure, baseline.scores_NF(m, k)):
           figures[f"random_init/auroc/{name}"] = bootstrap.average(list(untrained.values()))
-        for layer, auroc_F in enumerate(fits.test_MKLF[m, k]):
+        for layer, auroc_F in enumerate(() if is_own else fits.test_MKLF[m, k]):
           values[f"auroc/{name}/layer={layer}"] = float(np.nanmean(auroc_F))
     return Result(values, self._artefacts(fits, baseline), figures, test.patient_ids, options)
 
@@ -236,6 +248,37 @@ class Classification:
   def _random_init(self) -> _Fits:
     params = _init(self._context.model)(jax.random.key(self._context.seed))
     return self._fit(params, "random initialisation")
+
+  def _ask(self, params: Params) -> _Fits:
+    """The scores of the model's own classifier, as those of a single layer."""
+    context, config = self._context, self._config
+    named = context.model.classifier.findings if context.model.classifier else ()
+    if unknown := [name for name in self._findings if name not in named]:
+      known = ", ".join(named) or "none"
+      raise UserError(
+          f"classification.method=classifier: the model has no classifier of {unknown[0]!r}; it has"
+          f" {known}. Ask for these findings, or use the method probe."
+      )
+    columns = [named.index(name) for name in self._findings]
+
+    def scores(name: str, ratio: float) -> np.ndarray:
+      split = self._splits[name]
+      ids = split.hidden_ids(context, ratio)
+      scores_PF = log_odds(
+          context.model, context.vocabulary, params, ids, config.batch_size,
+          f"classification, {ratio:.0%} hidden",
+      )  # fmt: skip
+      return self._of_studies(scores_PF, split)[:, columns]
+
+    found = []
+    for ratio in config.mask_ratios:
+      by_split = {name: scores(name, ratio) for name in ("val", context.split)}
+      areas = [
+          _auroc_of_known(scores_NF[:, None, :, None], self._splits[name].targets_NF)[..., 0]
+          for name, scores_NF in by_split.items()
+      ]
+      found.append((areas[1], areas[0], by_split[context.split][:, None]))
+    return _Fits(*(np.stack(arrays)[:, None] for arrays in zip(*found, strict=True)))
 
   def _fit(self, params: Params, description: str) -> _Fits:
     found = [self._at_ratio(params, r, description) for r in self._config.mask_ratios]
@@ -311,9 +354,9 @@ class Classification:
       )[..., 0]
     return test_LF, val_LF, scores_NLF
 
-  def _of_studies(self, scores_PLFS: np.ndarray, split: Labelled) -> np.ndarray:
-    """One score for all pictures of a study, (N, L, F, S)."""
-    return (split.highest if self._config.aggregate == "max" else split.mean)(scores_PLFS)
+  def _of_studies(self, scores_PX: np.ndarray, split: Labelled) -> np.ndarray:
+    """One score for all pictures of a study, (N, ...)."""
+    return (split.highest if self._config.aggregate == "max" else split.mean)(scores_PX)
 
 
 def _apart(joined_PX: np.ndarray, parts: Sequence[np.ndarray]) -> list[np.ndarray]:

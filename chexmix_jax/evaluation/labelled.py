@@ -4,7 +4,6 @@ Shape suffixes: N studies, P their pictures, F findings, T codes, X whatever fol
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ import numpy as np
 from chexmix_jax import labels as labels_lib
 from chexmix_jax.data import tokens
 from chexmix_jax.data.sources.source import VIEWS
+from chexmix_jax.data.targets import FindingTargets, LabelConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.evaluator import Context
-from chexmix_jax.evaluation.label_file import read_label_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +74,11 @@ def load_labelled(
   """Split -> its studies with pictures, of training, validation and the scored split.
 
   Training has at most `max_train` studies, drawn by lot, and one picture of each, as the others
-  have with `first_only`. Labels are those of the records, or of `label_file` (see label_file.py),
-  whose studies alone are taken then; a line says how many it does not have. Raises UserError where
-  a split has no pictures, or no labels in the file.
+  have with `first_only`. Labels are those of the records, or of `label_file` (see LabelConfig):
+  its studies alone are taken then; a line says how many it does not have. Raises UserError where a
+  split has no pictures, or no labels in the file.
   """
-  table = read_label_file(pathlib.Path(label_file), findings) if label_file else None
-  columns = [labels_lib.INDEX[name] for name in findings] if table is None else []
+  targets = FindingTargets(findings, LabelConfig(policy, label_file))
   found = {}
   for name in ("train", "val", context.split):
     rows = list(tokens.open_tokens(context.tokens, name, need=("pictures",)))
@@ -89,15 +87,12 @@ def load_labelled(
     lot = np.empty(len(rows), np.int64)
     lot[np.random.default_rng(context.seed).permutation(len(rows))] = np.arange(len(rows))
     numbers = np.arange(len(rows))
-    if table is not None:
-      numbers = np.array([i for i in numbers if rows[i]["study_id"] in table], np.int64)
+    if not targets.is_complete:
+      numbers = np.array([i for i in numbers if targets.knows(rows[i])], np.int64)
       _say_unlabelled(name, len(rows), len(numbers), label_file)
     if name == "train":
       numbers = np.sort(numbers[np.argsort(lot[numbers])[:max_train]])
     kept = [rows[i] for i in numbers]
-    labels_NF = np.stack([
-        row["labels"][columns] if table is None else table[row["study_id"]] for row in kept
-    ])
     first = first_only or name == "train"
     codes = [_frontal_codes(row)[: 1 if first else None] for row in kept]
     found[name] = Labelled(
@@ -105,7 +100,7 @@ def load_labelled(
         lot[numbers],
         np.concatenate(codes),
         np.cumsum([0, *map(len, codes[:-1])]),
-        labels_lib.apply_policy(labels_NF, policy, findings),
+        targets(kept),
         [row["patient_id"] for row in kept],
         [row["study_id"] for row in kept],
     )

@@ -10,12 +10,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.special
 from PIL import Image
 
 from chexmix_jax import config as config_lib
 from chexmix_jax.data import images as images_lib
 from chexmix_jax.data.masking import mask_codes
 from chexmix_jax.errors import UserError
+from chexmix_jax.inference.classify import log_odds
 from chexmix_jax.inference.embeddings import embed_images
 from chexmix_jax.inference.generate import GenerateConfig
 from chexmix_jax.inference.inpaint import METHODS, fill_codes
@@ -188,6 +190,17 @@ class Model:
         self.config, self.vocabulary, self.params, ids, self._batch_size(ids)
     )
     return embedded[:, list(layers)]
+
+  def classify(self, images: Sequence[Picture] | np.ndarray) -> np.ndarray:
+    """float32 (N, F): the probability of each of `config.classifier.findings`, which was trained.
+
+    UserError where the model has no classifier.
+    """
+    if self.config.classifier is None:
+      raise UserError("This model has no classifier; train one with model.classifier.")
+    ids = self.vocabulary.codes_to_ids(self._encode(images))
+    odds = log_odds(self.config, self.vocabulary, self.params, ids, self._batch_size(ids))
+    return scipy.special.expit(odds)
 
   def inpaint(
       self,

@@ -76,7 +76,7 @@ class AdapterConfig:
 
   def trains(self, name: str) -> bool:
     """Whether the parameter of this name (as in PARAM_AXES) is trained."""
-    is_added = name.rsplit(".", 1)[-1] in ADDED or name.startswith("rows.")
+    is_added = name.rsplit(".", 1)[-1] in ADDED or name.startswith(("rows.", "classifier."))
     return is_added or any(fnmatch.fnmatch(name, pattern) for pattern in self.train)
 
 

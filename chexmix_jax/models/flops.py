@@ -6,7 +6,7 @@ A product of n x k by k x m counts 2·n·k·m. Of a token, forward,
 
 N being the parameters that multiply it: those of all kernels, the output's too. The embedding is a
 lookup, and biases, norms, rotation, softmax, GELU and dropout, which touch each number once, are
-left out. Attention costs 4·H·K a layer (q·k and weights·v) for each of the tokens that are looked
+left out, and so is a classifier. Attention costs 4·H·K a layer (q·k and weights·v) for each of the tokens that are looked
 at, on average half of a context of S as it is causal. The backward pass has two products for each
 of these, so training takes three times as much: 6·N + 6·L·H·K·S. What is computed again to save
 memory never counts, nor does the optimizer.
@@ -49,11 +49,25 @@ def frozen_parameters(config: TransformerConfig) -> int:
 @functools.cache
 def _matrices(config: TransformerConfig) -> dict[str, int]:
   leaves, _ = jax.tree_util.tree_flatten_with_path(abstract_params(config))
-  return {
+  sizes = {
       parameter_name(path): math.prod(leaf.shape)
       for path, leaf in leaves
       if path[-1].key in ("kernel", "lora_a", "lora_b")
   }
+  if config.classifier is None:
+    return sizes
+  # Neither the output nor the layers behind the classifier's are computed.
+  layers = _computed_layers(config)
+  return {
+      name: size * layers // config.num_layers if name.startswith("layers.") else size
+      for name, size in sizes.items()
+      if not name.startswith(("lm_head.", "classifier."))
+  }
+
+
+def _computed_layers(config: TransformerConfig) -> int:
+  layers = config.num_layers
+  return layers if config.classifier is None else config.classifier.layer % (layers + 1)
 
 
 def forward_flops_per_token(config: TransformerConfig, context: float) -> float:
@@ -62,7 +76,7 @@ def forward_flops_per_token(config: TransformerConfig, context: float) -> float:
   To prefill S tokens takes S times this with a context of S. A single token after S cached ones
   sees all of them and not half, so decoding it takes this with a context of 2·S.
   """
-  attention = 2 * config.num_layers * config.width * context
+  attention = 2 * _computed_layers(config) * config.width * context
   return 2 * multiplying_parameters(config) + attention
 
 

@@ -19,6 +19,7 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.models.adapter import AdapterConfig, Projection, with_rows
 from chexmix_jax.models.attention import Backend, attention, causal_attention
 from chexmix_jax.models.cache import Cache, LayerCache, write
+from chexmix_jax.models.classifier import Classifier, ClassifierConfig, picture_means
 from chexmix_jax.models.dot import dot_general
 from chexmix_jax.models.dropout import dropout
 from chexmix_jax.models.quantization import dequantise_layer
@@ -52,6 +53,7 @@ class TransformerConfig:
       the projections and the attention, so that no matrix product is done twice; "attention", all
       but the attention; "full", all.
     adapter: what is trained instead of the model, for a run that adapts one; None trains it all.
+    classifier: that is trained, with the model or its adapter, instead of the next tokens; or None.
   """
 
   vocab_size: int = 58562
@@ -69,6 +71,7 @@ class TransformerConfig:
   scan_layers: bool = True
   remat: Remat = "none"
   adapter: AdapterConfig | None = None
+  classifier: ClassifierConfig | None = None
 
   def __post_init__(self):
     if self.width % self.num_heads:
@@ -83,6 +86,10 @@ class TransformerConfig:
     if self.adapter and self.adapter.rows and self.adapter.rows[1] > self.vocab_size > 0:
       raise UserError(
           f"adapter.rows={self.adapter.rows} go beyond the {self.vocab_size} ids of the vocabulary."
+      )
+    if self.classifier and self.classifier.layer > self.num_layers:
+      raise UserError(
+          f"classifier.layer={self.classifier.layer} is beyond the {self.num_layers} layers."
       )
 
   @property
@@ -173,7 +180,10 @@ class Block(nnx.Module):
 
 
 class Ends(nnx.Module):
-  """What stands before and after the layers: embedding, final norm, biased untied output."""
+  """What stands before and after the layers: embedding, final norm, biased untied output.
+
+  Beside them the classifier, where there is one.
+  """
 
   def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
     dtype = jnp.dtype(config.dtype)
@@ -184,6 +194,8 @@ class Ends(nnx.Module):
     self.lm_head = nnx.Linear(
         config.width, config.vocab_size, dtype=dtype, dot_general=dot_general, rngs=rngs
     )
+    if config.classifier is not None:
+      self.classifier = Classifier(config.classifier, config.width, config.norm_eps, rngs=rngs)
 
 
 @functools.cache
@@ -257,6 +269,23 @@ class Transformer:
     last_BTD, kept_L = self._run(tokens_BT, positions_BT, segment_ids_BT, keep=keep)
     first, last = keep(self._embed(tokens_BT)), keep(self._ends.final_norm(last_BTD))
     return jnp.concatenate([first[None], kept_L[:-1], last[None]])
+
+  def classify(
+      self, tokens_BT, is_image_BT, positions_BT, segment_ids_BT, num_segments, *, dropout_key=None
+  ):
+    """The classifier's log-odds, float32 (B, S, F), of each of S documents of a row.
+
+    `is_image_BT` says which positions it reads; layers behind its own are not computed.
+    """
+    config = self.config
+    layer = config.classifier.layer % (config.num_layers + 1)
+    hidden_BTD, _ = self._run(
+        tokens_BT, positions_BT, segment_ids_BT, dropout_key=dropout_key, num_layers=layer
+    )
+    if layer == config.num_layers:
+      hidden_BTD = self._ends.final_norm(hidden_BTD)
+    means_BSD = picture_means(hidden_BTD, is_image_BT, segment_ids_BT, num_segments)
+    return self._ends.classifier(means_BSD)
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `length` tokens a row."""
@@ -348,9 +377,13 @@ class Transformer:
     return constrain(logits_BTV, ("batch", None, "vocab")).astype(jnp.float32)
 
   def _run(
-      self, tokens_BT, positions_BT, segment_ids_BT, dropout_key=None, keep=lambda x: None
-  ):
-    """Embeds and runs the layers: (B, T, D), and what is kept of every layer's output."""
+      self, tokens_BT, positions_BT, segment_ids_BT, dropout_key=None, keep=lambda x: None,
+      num_layers=None,
+  ):  # fmt: skip
+    """Embeds and runs the layers: (B, T, D), and what is kept of every layer's output.
+
+    With `num_layers` only so many, the first.
+    """
     config = self.config
     if positions_BT is None:
       positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
@@ -370,9 +403,18 @@ class Transformer:
     x_BTD = self._embed(tokens_BT)
     if isinstance(self._layers, tuple):
       kept = []
-      for number, params in enumerate(self._layers):
+      for number, params in enumerate(self._layers[:num_layers]):
         key = None if keys is None else keys[number]
         x_BTD, kept_one = body(x_BTD, (params, key))
         kept.append(kept_one)
-      return x_BTD, jax.tree.map(lambda *parts: jnp.stack(parts), *kept)
-    return jax.lax.scan(body, x_BTD, (self._layers, keys), unroll=not config.scan_layers)
+      return x_BTD, jax.tree.map(lambda *parts: jnp.stack(parts), *kept) if kept else None
+    layers = (self._layers, keys)
+    if num_layers is None:
+      return jax.lax.scan(body, x_BTD, layers, unroll=not config.scan_layers)
+
+    def body_of_first(x_BTD, layer):
+      return jax.lax.cond(layer[1], body, lambda x_BTD, _: (x_BTD, None), x_BTD, layer[0])
+
+    # To take the first out of the stack would copy them.
+    is_run_L = jnp.arange(config.num_layers) < num_layers
+    return jax.lax.scan(body_of_first, x_BTD, (layers, is_run_L), unroll=not config.scan_layers)

@@ -62,7 +62,9 @@ def compile_step(config: TrainConfig, devices: Any) -> Compiled:
     state = abstract_state(config.model, optimizer, mesh)
     vocabulary = Vocabulary.published()
     step = jit_train_step(config.model, vocabulary, optimizer, state, mesh, config.accumulation)
-    batch = abstract_batch(config.data.batch_size, config.data.context, mesh)
+    batch = abstract_batch(
+        config.model, config.data.batch_size, config.data.context, mesh
+    )
     return step.lower(state, batch)
 
   return _compile(mesh, lower)

@@ -46,8 +46,9 @@ def load_base(
           f"{run_dir} is not the base that was adapted, or lacks its checkpoint of step {step}; put"
           " that back."
       )
-  adapter = config.adapter
-  plain = abstract_params(dataclasses.replace(config, adapter=None))
+  adapter, theirs = config.adapter, read_model(run_dir)
+  # Another classifier than ours is left out, ours comes fresh then.
+  plain = abstract_params(dataclasses.replace(config, adapter=None, classifier=theirs.classifier))
   shardings = param_shardings(mesh, plain)
 
   def held(path: Any, leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
@@ -56,15 +57,25 @@ def load_base(
     return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=sharding)
 
   abstract = jax.tree_util.tree_map_with_path(held, plain, shardings)
-  theirs = read_model(run_dir)
   if theirs.adapter is None:
-    return load_params(run_dir, abstract, step)[0]
+    params = load_params(run_dir, abstract, step)[0]
+    return _with_classifier_of(config, theirs, params)
   if jax.tree.map(lambda x: x.shape, plain) != jax.tree.map(
       lambda x: x.shape, abstract_params(dataclasses.replace(theirs, adapter=None))
   ):
     raise UserError(f"{run_dir} has a model of another shape; use the config of its base.")
   params, _ = load_adapted(run_dir, theirs, step, mesh)
-  return jax.tree.map(lambda leaf, as_held: leaf.astype(as_held.dtype), params, abstract)
+  params = jax.tree.map(lambda leaf, as_held: leaf.astype(as_held.dtype), params, abstract)
+  return _with_classifier_of(config, theirs, params)
+
+
+def _with_classifier_of(
+    config: TransformerConfig, theirs: TransformerConfig, params: Params
+) -> Params:
+  """The parameters without a classifier that `config` has not."""
+  if theirs.classifier is None or theirs.classifier == config.classifier:
+    return params
+  return {name: value for name, value in params.items() if name != "classifier"}
 
 
 def read_model(run_dir: pathlib.Path) -> TransformerConfig:

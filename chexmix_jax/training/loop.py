@@ -12,6 +12,7 @@ import jax
 
 from chexmix_jax import config as config_lib
 from chexmix_jax.data.pipeline import DataConfig, make_plan, read_card, train_iterator
+from chexmix_jax.data.sources.files import file_sha256
 from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.models import flops
 from chexmix_jax.models.attention import check_backend
@@ -93,7 +94,9 @@ def make_job(config: TrainConfig) -> dict[str, Any]:
   settings = config_lib.to_dict(config)
   settings["model"]["vocab_size"] = size
   del settings["mesh"]
-  job = {"train": settings, "tokens": card}
+  job: dict[str, Any] = {"train": settings, "tokens": card}
+  if config.model.classifier is not None and config.data.labels.file:
+    job["labels_sha256"] = file_sha256(pathlib.Path(config.data.labels.file))
   if config.model.adapter is not None:
     if not config.init:
       raise UserError("init is empty, but model.adapter adapts a model; name its run directory.")
@@ -140,7 +143,8 @@ def _train(
   config = dataclasses.replace(
       config, model=dataclasses.replace(config.model, vocab_size=vocabulary.size)
   )
-  plan = make_plan(config.data)
+  classifier = config.model.classifier
+  plan = make_plan(config.data, classifier.findings if classifier else ())
   mesh = make_mesh(config.mesh)
   check_batch(config, mesh)
   if config.model.attention == "auto":
@@ -230,7 +234,6 @@ def _describe(config, state, mesh, plan) -> None:
 
 def _run(config, state, step_fn, iterator, checkpoints, window, stop, run_dir, mesh) -> None:
   sharding = named_sharding(mesh, ("batch", None))
-  shape = (config.data.batch_size, config.data.context)
   saved = int(state.step)
   for done in range(saved, config.steps):
     if stop.reached(done):
@@ -242,7 +245,9 @@ def _run(config, state, step_fn, iterator, checkpoints, window, stop, run_dir, m
       )
     local = next(iterator)
     batch = {
-        name: jax.make_array_from_process_local_data(sharding, rows, shape)
+        name: jax.make_array_from_process_local_data(
+            sharding, rows, (config.data.batch_size, *rows.shape[1:])
+        )
         for name, rows in local.items()
     }
     state, metrics = step_fn(state, batch)
@@ -275,12 +280,11 @@ def _summary(
   total = {name: sum(row[name] for row in good) for name in rows[0]}
   tokens = sum(row["tokens"] for row in rows) / len(rows)
   schedule = learning_rate_schedule(config.optimizer, config.steps)
-  losses = {
-      "loss": total["loss_sum"] / max(total["weight"], 1.0),
-      "image_nll": total["image_nll"] / max(total["image_tokens"], 1.0),
-      "text_nll": total["text_nll"] / max(total["text_tokens"], 1.0),
-      "grad_norm": total["grad_norm"] / max(len(good), 1),
-  }
+  losses = {"loss": total["loss_sum"] / max(total["weight"], 1.0)}
+  for kind in ("image", "text"):
+    if f"{kind}_nll" in total:
+      losses[f"{kind}_nll"] = total[f"{kind}_nll"] / max(total[f"{kind}_tokens"], 1.0)
+  losses["grad_norm"] = total["grad_norm"] / max(len(good), 1)
   line = {
       **(losses if good else {}),
       "learning_rate": float(schedule(max(step - 1 - skipped, 0))),

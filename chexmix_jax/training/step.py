@@ -1,4 +1,6 @@
-"""The training step that both stages share: token-weighted cross-entropy over packed documents."""
+"""The training step of both stages, token-weighted cross-entropy over packed documents, and of the
+classifier of findings.
+"""
 
 import dataclasses
 import functools
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from chexmix_jax.data.packing import max_documents
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
 from chexmix_jax.parallel.devices import STEP_OPTIONS
 from chexmix_jax.parallel.sharding import named_sharding, param_shardings, parameter_name
@@ -74,6 +77,42 @@ def cross_entropy_sums(
   return total, sums
 
 
+def classification_sums(
+    config: TransformerConfig,
+    vocabulary: Vocabulary,
+    params: Params,
+    batch: Batch,
+    dropout_key: jax.Array | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Sum of the findings' binary cross-entropies (nats), and the sums to divide by.
+
+  Besides what cross_entropy_sums takes, but for the weights, the batch holds `labels` float32
+  (B, S, F) of the documents of each row: 1, 0, or NaN for what does not count.
+  """
+  model = Transformer(config, params)
+  # A picture's positions are those behind a target that is a code, hidden ones among them.
+  is_image_BT = jnp.pad(vocabulary.is_image(batch["targets"])[:, :-1], ((0, 0), (1, 0)))
+  labels_BSF = batch["labels"]
+  logits_BSF = model.classify(
+      batch["inputs"], is_image_BT, batch["positions"], batch["segment_ids"], labels_BSF.shape[1],
+      dropout_key=dropout_key,
+  )  # fmt: skip
+  is_known_BSF = jnp.isfinite(labels_BSF)
+  losses_BSF = optax.sigmoid_binary_cross_entropy(logits_BSF, jnp.nan_to_num(labels_BSF))
+  total = jnp.sum(losses_BSF * is_known_BSF)
+  return total, {
+      "weight": jnp.sum(is_known_BSF).astype(jnp.float32),
+      "loss_sum": total,
+      "tokens": jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32),
+  }
+
+
+def loss_sums(config: TransformerConfig, *args: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """What a model with this config is trained on: next tokens, or findings with a classifier."""
+  sums = cross_entropy_sums if config.classifier is None else classification_sums
+  return sums(config, *args)
+
+
 def train_step(
     state: TrainState,
     batch: Batch,
@@ -92,7 +131,7 @@ def train_step(
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
   def loss_fn(params, batch, key):
-    return cross_entropy_sums(config, vocabulary, join(params, state.frozen), batch, key)
+    return loss_sums(config, vocabulary, join(params, state.frozen), batch, key)
 
   gradient = jax.grad(loss_fn, has_aux=True)
   if accumulation == 1:
@@ -166,13 +205,22 @@ def abstract_state(
   )
 
 
-def abstract_batch(rows: int, length: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes, dtypes and shardings of a batch, see cross_entropy_sums."""
+def abstract_batch(
+    config: TransformerConfig, rows: int, length: int, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes, dtypes and shardings of a batch, see cross_entropy_sums and classification_sums."""
   sharding = named_sharding(mesh, ("batch", None))
-  types = dict.fromkeys(("inputs", "targets", "positions", "segment_ids"), jnp.int32)
+  shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+      name: ((rows, length), jnp.int32)
+      for name in ("inputs", "targets", "positions", "segment_ids")
+  }
+  shapes["weights"] = (rows, length), jnp.float32
+  if config.classifier is not None:
+    findings = len(config.classifier.findings)
+    shapes["labels"] = (rows, max_documents(length), findings), jnp.float32
   return {
-      name: jax.ShapeDtypeStruct((rows, length), dtype, sharding=sharding)
-      for name, dtype in {**types, "weights": jnp.float32}.items()
+      name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+      for name, (shape, dtype) in shapes.items()
   }
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from chexmix_jax.models import flops
 from chexmix_jax.models.adapter import AdapterConfig
+from chexmix_jax.models.classifier import ClassifierConfig
 from chexmix_jax.models.transformer import Transformer, TransformerConfig, abstract_params
 from chexmix_jax.parallel.hardware import CHIPS
 from chexmix_jax.training.trainable import join, prepare_params
@@ -60,6 +61,14 @@ def test_frozen_matrices_have_no_gradient_of_their_own():
   assert cost["flops"] / (_BATCH * _LENGTH) == pytest.approx(ours, rel=0.03)
   whole = flops.train_flops_per_token(_CONFIG, _LENGTH)
   assert 0.65 * whole < ours < 0.75 * whole
+
+
+def test_a_classifier_needs_the_layers_before_it():
+  config = dataclasses.replace(_CONFIG, num_layers=4, classifier=ClassifierConfig(("a",), 2))
+  ours = flops.forward_flops_per_token(config, _LENGTH)
+  # Two layers, and no output.
+  output = 2 * _CONFIG.width * _CONFIG.vocab_size
+  assert ours == flops.forward_flops_per_token(_CONFIG, _LENGTH) - output
 
 
 def test_the_published_model_has_no_embedding_in_what_multiplies():

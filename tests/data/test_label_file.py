@@ -3,8 +3,8 @@ import gzip
 import pytest
 
 from chexmix_jax import labels as labels_lib
+from chexmix_jax.data.label_file import read_label_file
 from chexmix_jax.errors import UserError
-from chexmix_jax.evaluation.label_file import read_label_file
 
 FINDINGS = ("Edema", "Hernia")
 
