@@ -1,5 +1,6 @@
 """A trained classifier for PyTorch: what a PhiForCausalLM and PEFT have no place for."""
 
+import functools
 import json
 import pathlib
 
@@ -27,7 +28,7 @@ def write_classifier(folder: pathlib.Path, config: TransformerConfig, params: Pa
       "linear.weight": linear["kernel"].T, "linear.bias": linear["bias"],
   }  # fmt: skip
   sources: list[Source] = [
-      (name, array.shape, lambda array=array: np.asarray(array)) for name, array in arrays.items()
+      (name, array.shape, functools.partial(np.asarray, array)) for name, array in arrays.items()
   ]
   write_file(folder / "classifier.safetensors", sources, np.dtype(np.float32))
   described = {

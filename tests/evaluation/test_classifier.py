@@ -6,17 +6,18 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from chexmix_jax import convert
+from chexmix_jax import convert, predict
 from chexmix_jax import labels as labels_lib
 from chexmix_jax.conversion.tensors import SafetensorsFiles
-from chexmix_jax.data import images, studies, tokens
+from chexmix_jax.data import studies, tokens
 from chexmix_jax.data.masking import MaskingConfig
 from chexmix_jax.data.pipeline import DataConfig, make_plan, train_iterator
 from chexmix_jax.data.targets import LabelConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.classification import Classification, ClassificationConfig
-from chexmix_jax.inference.model import load, load_model
+from chexmix_jax.inference.model import load_model
 from chexmix_jax.models.adapter import AdapterConfig
 from chexmix_jax.models.classifier import ClassifierConfig
 from chexmix_jax.training.checkpoint import read_job
@@ -69,13 +70,22 @@ def test_it_learns_what_the_pictures_show(context, run, values_of):
 def test_pictures_get_the_probabilities_that_are_scored(
     context, run, tmp_path, image_tokenizer, text_tokenizer_path, studies_dir
 ):
-  path = tmp_path / "image_tokenizer"
-  image_tokenizer.save(path)
-  model = load(run, image_tokenizer=path, text_tokenizer=text_tokenizer_path)
-  pictures = studies.load_studies(studies_dir, "test").images[:5]
-  found = model.classify(images.to_float(pictures)[..., None])
+  image_tokenizer.save(tmp_path / "image_tokenizer")
+  (tmp_path / "pictures").mkdir()
+  for i, picture in enumerate(studies.load_studies(studies_dir, "test").images[:5]):
+    Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
+  (tmp_path / "pictures" / "5.png").write_bytes(b"no picture")
+  output = tmp_path / "found.csv"
+  predict.main([
+      "classify", f"--checkpoint={run}", f"--image_tokenizer={tmp_path / 'image_tokenizer'}",
+      f"--input={tmp_path / 'pictures'}", f"--output={output}",
+  ])  # fmt: skip
+  rows = list(csv.DictReader(output.open()))
+  assert list(rows[0]) == ["input", "image", *FINDINGS, "error"]
   odds = score(context, run).artefacts["scores"][0, :5]
-  np.testing.assert_allclose(found[:, [1, 0]], 1 / (1 + np.exp(-odds)), atol=1e-5)
+  found = [[float(row[name]) for name in ASKED.findings] for row in rows[:5]]
+  np.testing.assert_allclose(found, 1 / (1 + np.exp(-odds)), atol=1e-5)
+  assert rows[5]["error"] and not rows[5]["Edema"]
 
 
 def test_an_adapter_keeps_its_classifier_and_another_run_starts_from_it(
