@@ -7,9 +7,9 @@ A product of n x k by k x m counts 2·n·k·m. Of a token, forward,
 N being the parameters that multiply it: those of all kernels, the output's too. The embedding is a
 lookup, and biases, norms, rotation, softmax, GELU and dropout, which touch each number once, are
 left out, as is a classifier. Attention costs 4·H·K a layer (q·k and weights·v) for each of the
-tokens that are looked at, on average half of a context of S as it is causal. The backward pass has two products for each
-of these, so training takes three times as much: 6·N + 6·L·H·K·S. What is computed again to save
-memory never counts, nor does the optimizer.
+tokens that are looked at, on average half of a context of S as it is causal. The backward pass has
+two products for each of these, so training takes three times as much: 6·N + 6·L·H·K·S. What is
+computed again to save memory never counts, nor does the optimizer.
 
 Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) have the terms, Chowdhery et al. 2022 (PaLM,
 arXiv 2204.02311, appendix B) the share of the peak; theirs is 12·L·H·K·S, as they count the whole

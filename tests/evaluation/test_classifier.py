@@ -11,13 +11,13 @@ from PIL import Image
 from chexmix_jax import convert, predict
 from chexmix_jax import labels as labels_lib
 from chexmix_jax.conversion.tensors import SafetensorsFiles
-from chexmix_jax.data import studies, tokens
+from chexmix_jax.data import images, studies, tokens
 from chexmix_jax.data.masking import MaskingConfig
 from chexmix_jax.data.pipeline import DataConfig, make_plan, train_iterator
 from chexmix_jax.data.targets import LabelConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.classification import Classification, ClassificationConfig
-from chexmix_jax.inference.model import load_model
+from chexmix_jax.inference.model import load, load_model
 from chexmix_jax.models.adapter import AdapterConfig
 from chexmix_jax.models.classifier import ClassifierConfig
 from chexmix_jax.training.checkpoint import read_job
@@ -71,8 +71,13 @@ def test_pictures_get_the_probabilities_that_are_scored(
     context, run, tmp_path, image_tokenizer, text_tokenizer_path, studies_dir
 ):
   image_tokenizer.save(tmp_path / "image_tokenizer")
+  model = load(run, image_tokenizer=tmp_path / "image_tokenizer")
+  pictures = studies.load_studies(studies_dir, "test").images[:5]
+  odds = score(context, run).artefacts["scores"][0, :5]
+  found = model.classify(images.to_float(pictures))
+  np.testing.assert_allclose(found[:, [1, 0]], 1 / (1 + np.exp(-odds)), atol=1e-5)
   (tmp_path / "pictures").mkdir()
-  for i, picture in enumerate(studies.load_studies(studies_dir, "test").images[:5]):
+  for i, picture in enumerate(pictures):
     Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
   (tmp_path / "pictures" / "5.png").write_bytes(b"no picture")
   output = tmp_path / "found.csv"
@@ -82,9 +87,9 @@ def test_pictures_get_the_probabilities_that_are_scored(
   ])  # fmt: skip
   rows = list(csv.DictReader(output.open()))
   assert list(rows[0]) == ["input", "image", *FINDINGS, "error"]
-  odds = score(context, run).artefacts["scores"][0, :5]
-  found = [[float(row[name]) for name in ASKED.findings] for row in rows[:5]]
-  np.testing.assert_allclose(found, 1 / (1 + np.exp(-odds)), atol=1e-5)
+  found = [[float(row[name]) for name in FINDINGS] for row in rows[:5]]
+  expected = model.classify([tmp_path / "pictures" / f"{i}.png" for i in range(5)])
+  np.testing.assert_allclose(found, expected, atol=1e-5)
   assert rows[5]["error"] and not rows[5]["Edema"]
 
 
