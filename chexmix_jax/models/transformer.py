@@ -390,12 +390,16 @@ class Transformer:
     graphdef = _graphdef(Block, config)
     keys = None if dropout_key is None else jax.random.split(dropout_key, config.num_layers)
 
-    def body(x_BTD, layer):
-      params, key = layer
+    def run_layer(x_BTD, params, key):
       params = dequantise_layer(params, (config.num_heads, config.head_dim), config.dtype)
-      block = nnx.merge(graphdef, params)
-      x_BTD, _ = block(x_BTD, positions_BT, segment_ids_BT, None, key)
+      x_BTD, _ = nnx.merge(graphdef, params)(x_BTD, positions_BT, segment_ids_BT, None, key)
       return x_BTD, keep(x_BTD)
+
+    def body(x_BTD, layer):
+      params, key, is_run = layer
+      if num_layers is None:
+        return run_layer(x_BTD, params, key)
+      return jax.lax.cond(is_run, run_layer, lambda x_BTD, *_: (x_BTD, None), x_BTD, params, key)
 
     if config.remat != "none":
       policy = jax.checkpoint_policies.save_only_these_names(*_KEPT[config.remat])
@@ -404,17 +408,10 @@ class Transformer:
     if isinstance(self._layers, tuple):
       kept = []
       for number, params in enumerate(self._layers[:num_layers]):
-        key = None if keys is None else keys[number]
-        x_BTD, kept_one = body(x_BTD, (params, key))
+        x_BTD, kept_one = body(x_BTD, (params, None if keys is None else keys[number], True))
         kept.append(kept_one)
       return x_BTD, jax.tree.map(lambda *parts: jnp.stack(parts), *kept) if kept else None
-    layers = (self._layers, keys)
-    if num_layers is None:
-      return jax.lax.scan(body, x_BTD, layers, unroll=not config.scan_layers)
-
-    def body_of_first(x_BTD, layer):
-      return jax.lax.cond(layer[1], body, lambda x_BTD, _: (x_BTD, None), x_BTD, layer[0])
-
-    # To take the first out of the stack would copy them.
-    is_run_L = jnp.arange(config.num_layers) < num_layers
-    return jax.lax.scan(body_of_first, x_BTD, (layers, is_run_L), unroll=not config.scan_layers)
+    # To take the first layers out of the stack would copy them.
+    is_run_L = None if num_layers is None else jnp.arange(config.num_layers) < num_layers
+    layers = (self._layers, keys, is_run_L)
+    return jax.lax.scan(body, x_BTD, layers, unroll=not config.scan_layers)
