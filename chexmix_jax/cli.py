@@ -156,6 +156,15 @@ def _first_line(error: Exception) -> str:
   return str(error).strip().split("\n")[0]
 
 
+def parse_columns(text: str) -> dict[str, str]:
+  """`--columns=image=Path,report=Report` as a dict; UserError for anything else."""
+  pairs = [pair.partition("=") for pair in text.split(",")]
+  for key, _, column in pairs:
+    if not key or not column:
+      raise UserError(f"--columns={text} must be of the form image=COLUMN,report=COLUMN.")
+  return {key.strip(): column.strip() for key, _, column in pairs}
+
+
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds what says which share of a job this process does."""
   parser.add_argument("--process_index", type=int, default=0, help="of --process_count")

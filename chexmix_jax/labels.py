@@ -21,6 +21,26 @@ INDEX = {name: i for i, name in enumerate(CHEXPERT_14)}
 # What is a Lung Opacity too, in the label hierarchy of the same paper (figure 1).
 OPACITIES = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
 
+PHRASES = {
+    "Enlarged Cardiomediastinum": ("The mediastinum is widened.", "The mediastinum is normal."),
+    "Cardiomegaly": ("The heart is enlarged.", "The heart is normal in size."),
+    "Lung Opacity": ("There is an opacity in the lungs.", "The lungs are clear."),
+    "Lung Lesion": ("There is a lung nodule.", "There is no lung nodule."),
+    "Edema": ("There is pulmonary edema.", "There is no pulmonary edema."),
+    "Consolidation": ("There is consolidation.", "There is no consolidation."),
+    "Pneumonia": ("There is pneumonia.", "There is no pneumonia."),
+    "Atelectasis": ("There is atelectasis.", "There is no atelectasis."),
+    "Pneumothorax": ("There is a pneumothorax.", "There is no pneumothorax."),
+    "Pleural Effusion": ("There is a pleural effusion.", "There is no pleural effusion."),
+    "Pleural Other": ("There is pleural thickening.", "There is no pleural thickening."),
+    "Fracture": ("There is a fracture.", "There is no fracture."),
+    "Support Devices": ("There are support devices.", "There are no support devices."),
+}
+"""Finding -> what a report says where it is there, and where it is not."""
+
+NOTHING_FOUND = "No acute cardiopulmonary abnormality."
+"""What a report says where no finding is there."""
+
 POSITIVE, NEGATIVE, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
 """Values of a label; UNKNOWN is "not mentioned", an empty cell in the published tables."""
 
@@ -70,6 +90,20 @@ def mark_opacity(labels: np.ndarray) -> None:
   """Makes Lung Opacity of labels (14,) positive where one of OPACITIES is; in place."""
   if any(labels[INDEX[name]] == POSITIVE for name in OPACITIES):
     labels[INDEX["Lung Opacity"]] = POSITIVE
+
+
+def describe_labels(labels: np.ndarray) -> str:
+  """What labels (14,) say in words: a sentence of PHRASES for each positive finding, in order.
+
+  NOTHING_FOUND where none is positive or uncertain and No Finding is not denied. Beside positive
+  findings uncertain ones are left out. "" where the labels say neither.
+  """
+  no_finding, *values = labels.tolist()
+  found = [name for name, v in zip(CHEXPERT_14[1:], values, strict=True) if v == POSITIVE]
+  if found:
+    return " ".join(PHRASES[name][0] for name in found)
+  is_normal = no_finding == UNKNOWN and NEGATIVE in values and UNCERTAIN not in values
+  return NOTHING_FOUND if is_normal or no_finding == POSITIVE else ""
 
 
 Policy = Literal["mixed", "ones", "zeros", "ignore"]

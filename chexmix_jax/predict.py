@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from chexmix_jax import cli
+from chexmix_jax.data.documents import IMAGE_PARTS, parse_written_form
 from chexmix_jax.data.workers import available_cpus
 from chexmix_jax.errors import UserError
 from chexmix_jax.files import write_whole
@@ -41,11 +42,13 @@ class Batch:
     pixels: float32 (B, H, W, C) in [-1, 1].
     numbers: their places among all inputs, from 0.
     names: of their results, without a suffix.
+    texts: of what goes before a report, by its name in --documents.
   """
 
   pixels: np.ndarray
   numbers: list[int]
   names: list[str]
+  texts: dict[str, list[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +59,14 @@ class Command:
     settings: of the arguments, those that its results depend on.
     suffixes: that its output may have; none for a folder.
     predict: from a batch to an array for each result, (B, …); may write files into the output.
-    write: writes the output of all inputs, from the errors ("" where there is none) and from the
+    write: writes --output for all inputs, from the errors ("" where there is none) and from the
       results of those without.
   """
 
   settings: tuple[str, ...]
   suffixes: tuple[str, ...]
   predict: Callable[[Model, Batch, argparse.Namespace], Rows]
-  write: Callable[[pathlib.Path, Inputs, np.ndarray, Rows], None]
+  write: Callable[[argparse.Namespace, Inputs, np.ndarray, Rows], None]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
   command = COMMANDS[args.command]
   if command.suffixes and args.output.suffix not in command.suffixes:
     raise UserError(f"--output={args.output} must end with {' or '.join(command.suffixes)}.")
-  inputs = list_inputs(args.input, args.image_column, args.image_root)
+  inputs = list_inputs(args.input, args.image_column, args.image_root, _text_columns(args))
   model = load(
       args.checkpoint, args.step, args.image_tokenizer, args.text_tokenizer, args.batch_size
   )
@@ -83,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     _predict_all(args, model, inputs, journal)
     rows = journal.read()
     errors = rows["error"]
-    command.write(args.output, inputs, errors, rows)
+    command.write(args, inputs, errors, rows)
     journal.finish()
   except OSError as error:
     raise UserError(f"{args.output} cannot be written ({error}); name another --output.") from error
@@ -92,9 +95,23 @@ def run(args: argparse.Namespace) -> None:
   print(f"{args.output}: {args.command} of {len(errors) - unread} picture(s){beside}")
 
 
+def _text_columns(args: argparse.Namespace) -> dict[str, str]:
+  """The columns of the texts that a report is written after, by their names in --documents."""
+  if args.command != "report":
+    return {}
+  parts = parse_written_form(args.documents, "--documents").parts[:-1]
+  named = cli.parse_columns(args.columns) if args.columns else {}
+  if unknown := [key for key in named if key not in parts or key in IMAGE_PARTS]:
+    raise UserError(
+        f"--columns names {unknown[0]!r}, which is no text before the last of"
+        f" --documents={args.documents!r}; leave it out."
+    )
+  return {part: named.get(part, part) for part in parts if part not in IMAGE_PARTS}
+
+
 def _request(args: argparse.Namespace, model: Model, inputs: Inputs) -> dict[str, Any]:
   """What the results depend on, by the names of arguments."""
-  listed = [*zip(inputs.names, map(str, inputs.paths), strict=True)]
+  listed = [*zip(inputs.names, map(str, inputs.paths), *inputs.texts.values(), strict=True)]
   request = {
       "command": args.command,
       "checkpoint": str(args.checkpoint.resolve()),
@@ -140,6 +157,7 @@ def _predict_all(
             pixels=np.stack([read for read in pixels if read is not None]),
             numbers=good,
             names=[_file_name(number, inputs.names[number]) for number in good],
+            texts={name: [of[number] for number in good] for name, of in inputs.texts.items()},
         )
         rows |= COMMANDS[args.command].predict(model, batch, args)
       journal.append(rows)
@@ -153,24 +171,31 @@ def _file_name(number: int, name: str) -> str:
 
 
 def _report(model: Model, batch: Batch, args: argparse.Namespace) -> Rows:
-  reports = model.generate_reports(batch.pixels, args.mask_ratio, args.seed)
+  reports = model.generate_reports(
+      batch.pixels, args.mask_ratio, args.seed, args.documents, batch.texts
+  )
   return {"report": np.array(reports)}
 
 
 def _write_reports(
-    output: pathlib.Path, inputs: Inputs, errors: np.ndarray, rows: Rows
+    args: argparse.Namespace, inputs: Inputs, errors: np.ndarray, rows: Rows
 ) -> None:
   """The CSV, and the ReXrank JSON where that is asked for or was given."""
+  output, written = args.output, parse_written_form(args.documents, "--documents").parts[-1]
   reports = _spread(errors, rows.get("report", np.array([], str)), "")
-  columns = {"input": inputs.names, "image": inputs.paths, "report": reports, "error": errors}
-  write_whole(output.with_suffix(".csv"), _csv(columns))
+  columns = {"input": inputs.names, "image": inputs.paths, written: reports, "error": errors}
+  write_whole(output.with_suffix(".csv"), _csv(columns | inputs.texts))
   if inputs.cases is None and output.suffix != ".json":
     return
   cases: dict[str, dict[str, Any]] = {}
-  for name, path, report, error in zip(*columns.values(), strict=True):
+  for number, (name, path, report, error) in enumerate(zip(*columns.values(), strict=True)):
     blank = {"image_path": [str(path)], "key_image_path": str(path), "context": "",
              "section_findings": "", "section_impression": ""}  # fmt: skip
-    given = blank if inputs.cases is None else inputs.cases[name]
+    if inputs.cases is None:
+      given = blank | {key: texts[number] for key, texts in inputs.texts.items()}
+      name = name if name not in cases else f"{name}:{number}"  # A picture of several questions.
+    else:
+      given = inputs.cases[name]
     cases[name] = {**given, "model_prediction": str(report)}
     if error:
       cases[name]["error"] = str(error)
@@ -182,7 +207,7 @@ def _embed(model: Model, batch: Batch, args: argparse.Namespace) -> Rows:
 
 
 def _write_embeddings(
-    output: pathlib.Path, inputs: Inputs, errors: np.ndarray, rows: Rows
+    args: argparse.Namespace, inputs: Inputs, errors: np.ndarray, rows: Rows
 ) -> None:
   """The npz: `embeddings` (N, layers, D), not a number where there is an error; inputs, errors."""
   embeddings = _spread(errors, rows.get("embedding", np.zeros((0, 0, 0), np.float32)), np.nan)
@@ -191,7 +216,7 @@ def _write_embeddings(
       arrays, allow_pickle=False,
       embeddings=embeddings, inputs=np.array(inputs.names), errors=errors,
   )  # fmt: skip
-  write_whole(output, arrays.getvalue())
+  write_whole(args.output, arrays.getvalue())
 
 
 def _classify(model: Model, batch: Batch, args: argparse.Namespace) -> Rows:
@@ -202,7 +227,7 @@ def _classify(model: Model, batch: Batch, args: argparse.Namespace) -> Rows:
 
 
 def _write_findings(
-    output: pathlib.Path, inputs: Inputs, errors: np.ndarray, rows: Rows
+    args: argparse.Namespace, inputs: Inputs, errors: np.ndarray, rows: Rows
 ) -> None:
   """The CSV: a column of probabilities for each finding, empty where there is an error."""
   found = {
@@ -213,7 +238,7 @@ def _write_findings(
       if name.startswith("finding:")
   }
   columns = {"input": inputs.names, "image": inputs.paths, **found, "error": errors}
-  write_whole(output, _csv(columns))
+  write_whole(args.output, _csv(columns))
 
 
 def _inpaint(model: Model, batch: Batch, args: argparse.Namespace) -> Rows:
@@ -250,13 +275,13 @@ def _write_pictures(output: pathlib.Path, batch: Batch, pictures: list[bytes]) -
 
 
 def _write_table(
-    output: pathlib.Path, inputs: Inputs, errors: np.ndarray, rows: Rows
+    args: argparse.Namespace, inputs: Inputs, errors: np.ndarray, rows: Rows
 ) -> None:
   """pictures.csv beside the pictures."""
   names = _spread(errors, rows.get("picture", np.array([], str)), "")
-  output.mkdir(parents=True, exist_ok=True)
+  args.output.mkdir(parents=True, exist_ok=True)
   columns = {"input": inputs.names, "image": inputs.paths, "picture": names, "error": errors}
-  write_whole(output / _TABLE, _csv(columns))
+  write_whole(args.output / _TABLE, _csv(columns))
 
 
 def _uint8(pixels: np.ndarray) -> np.ndarray:
@@ -280,7 +305,9 @@ def _csv(columns: dict[str, Any]) -> str:
 
 
 COMMANDS = {
-    "report": Command(("mask_ratio", "seed"), (".csv", ".json"), _report, _write_reports),
+    "report": Command(
+        ("mask_ratio", "seed", "documents"), (".csv", ".json"), _report, _write_reports
+    ),
     "classify": Command((), (".csv",), _classify, _write_findings),
     "embed": Command(("layers",), (".npz",), _embed, _write_embeddings),
     "inpaint": Command(("mask", "mask_ratio", "method", "seed"), (), _inpaint, _write_table),
@@ -298,7 +325,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
   texts = {
-      "report": "reports, as CSV, and as ReXrank JSON where that was given or --output ends so",
+      "report": "reports or answers, as CSV, and as ReXrank JSON where --input or --output is one",
       "classify": "probabilities of findings, of a model trained with a classifier, as CSV",
       "embed": "mean hidden states of the pictures, as npz",
       "inpaint": "a folder of PNG: original, masked and filled in side by side",
@@ -309,6 +336,14 @@ def main(argv: list[str] | None = None) -> None:
     _add_common_arguments(subparser)
   ratio = "share of the picture's codes that is hidden; default: %(default)s"
   parsers["report"].add_argument("--mask-ratio", type=float, default=0.0, help=ratio)
+  parsers["report"].add_argument(
+      "--documents", default="image report",
+      help="a form that the model was trained on, such as 'image (question) answer': its last part"
+      " is written, its other texts are columns of the CSV or JSON; default: %(default)s",
+  )  # fmt: skip
+  parsers["report"].add_argument(
+      "--columns", help="where they have other names: question=COLUMN,indication=COLUMN"
+  )
   parsers["inpaint"].add_argument(
       "--mask-ratio", type=float, default=0.5, help=f"{ratio}; of lungs, of their codes"
   )

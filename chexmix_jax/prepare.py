@@ -70,21 +70,11 @@ def main(argv: list[str] | None = None) -> None:
   options = WriteOptions(
       args.max_refused, args.leaks == "drop", args.shard_size, args.workers, index, count
   )
+  columns = None if args.columns is None else cli.parse_columns(args.columns)
   source = sources.open_source(
-      f"{args.source}:{location}", args.seed, args.image_root, _columns(args.columns)
+      f"{args.source}:{location}", args.seed, args.image_root, columns
   )
   run(source, args.output, load, options)
-
-
-def _columns(text: str | None) -> dict[str, str] | None:
-  """`image=Path,report=Report` as a dict."""
-  if text is None:
-    return None
-  pairs = [pair.partition("=") for pair in text.split(",")]
-  for key, _, column in pairs:
-    if not key or not column:
-      raise UserError(f"--columns={text} must be of the form image=COLUMN,report=COLUMN.")
-  return {key.strip(): column.strip() for key, _, column in pairs}
 
 
 if __name__ == "__main__":

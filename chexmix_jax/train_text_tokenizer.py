@@ -11,13 +11,18 @@ from chexmix_jax.tokenizers import text
 def run(
     studies: pathlib.Path, vocab_size: int, output: pathlib.Path, at_most: bool = False
 ) -> text.SentencePieceTokenizer:
-  """Trains on the reports of the training split of `studies` and writes the model file `output`.
+  """Trains on the training split of `studies` and writes the model file `output`.
 
-  With `at_most`, reports of few words get fewer ids. Raises UserError for a `vocab_size` that does
-  not fit the reports.
+  It reads the reports, the questions and their answers. With `at_most`, texts of few words get
+  fewer ids. Raises UserError for a `vocab_size` that does not fit the texts.
   """
-  reports = (record["report"] for record in studies_lib.open_studies(studies, "train", ("report",)))
-  return text.train_sentencepiece(reports, vocab_size, output, at_most)
+  texts = (
+      record[name]
+      for need, names in (("report", ("report",)), ("question", ("question", "answer")))
+      for record in studies_lib.open_studies(studies, "train", (need,))
+      for name in names
+  )
+  return text.train_sentencepiece(texts, vocab_size, output, at_most)
 
 
 def main(argv: list[str] | None = None) -> None:

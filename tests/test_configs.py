@@ -32,6 +32,9 @@ FILES = {
     "stage2_2p8b.py": TrainConfig,
     "finetune_report.py": TrainConfig,
     "finetune_classification.py": TrainConfig,
+    "finetune_vqa.py": TrainConfig,
+    "finetune_labels.py": TrainConfig,
+    "finetune_masked_image.py": TrainConfig,
     "image_tokenizer_512.py": ImageTokenizerConfig,
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from chexmix_jax.data import images, records, tokens
+from chexmix_jax.data.documents import TEXT_PARTS
 from chexmix_jax.data.pipeline import DataConfig, train_iterator
 from chexmix_jax.errors import UserError
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
@@ -123,15 +124,16 @@ def _write_tokens(folder: pathlib.Path) -> None:
   def make():
     for number in range(STUDIES):
       report = rng.integers(0, vocabulary.num_text, rng.integers(23, 176)).astype(np.int32)
-      for name, value in zip(tokens.INDEXED, (1, 1, 0, len(report), 0), strict=True):
-        index[name].append(value)
+      lengths = {"pictures": 1, "frontal": 1, "report": len(report)}
+      for name in tokens.INDEXED:
+        index[name].append(lengths.get(name, 0))
+      texts = {f"{name}_{what}": np.zeros(0, np.int32)
+               for name in TEXT_PARTS for what in ("ids", "sentences")}  # fmt: skip
       yield {
           "study_id": f"s{number}", "patient_id": f"p{number}",
           "codes": rng.integers(0, vocabulary.num_codes, (1, 1024)).astype(np.int32),
-          "views": np.zeros(1, np.int8), "report": report,
-          "report_sentences": np.array([len(report)], np.int32),
-          "prior": np.zeros(0, np.int32), "prior_sentences": np.zeros(0, np.int32),
-          "labels": np.zeros(14, np.int8),
+          "views": np.zeros(1, np.int8), "labels": np.zeros(14, np.int8), **texts,
+          "report_ids": report, "report_sentences": np.array([len(report)], np.int32),
       }  # fmt: skip
 
   writer.write(shard, make(), {"refused": [], "index": index})

@@ -29,7 +29,7 @@ from chexmix_jax.bench.steppers import (
     platform_and_devices,
 )
 from chexmix_jax.data import packing
-from chexmix_jax.data.documents import parse_forms
+from chexmix_jax.data.documents import TEXT_PARTS, parse_forms
 from chexmix_jax.data.pipeline import DataConfig
 from chexmix_jax.data.tokens import INDEXED
 from chexmix_jax.errors import UserError
@@ -61,13 +61,13 @@ def _load(argv: list[str]) -> tuple[TrainConfig, list[str]]:
 def make_batch(config: TrainConfig) -> Batch:
   """A batch as training has it, of random tokens that all carry loss.
 
-  Studies have pictures of 1,024 codes and reports of 23 - 175 tokens. Their documents are those of
+  Studies have pictures of 1,024 codes and texts of 23 - 175 tokens. Their documents are those of
   the config, packed into rows as it says; what is longer than the context is cut to it.
   """
   data = config.data
   rng = np.random.default_rng(data.shuffle_seed)
   index = {name: np.ones(STUDIES, np.int32) for name in INDEXED}
-  for text in ("report", "prior"):
+  for text in TEXT_PARTS:
     index[text] = rng.integers(23, 176, STUDIES, np.int32)
   forms = parse_forms(data.documents)
   lengths = np.minimum(packing.document_lengths(index, forms, CODES), data.context)

@@ -103,6 +103,8 @@ def load_study(study: Study, options: LoadOptions) -> Loaded:
       "prior": prior,
       "labels": np.asarray(labels, np.int8),
       **{name: reports.clean(getattr(sections, name)) for name in reports.SECTIONS},
+      "question": study.question,
+      "answer": study.answer,
       "language": sections.language,
   }
   return Loaded(record, refused, hashes)

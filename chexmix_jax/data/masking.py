@@ -61,9 +61,9 @@ def mask_document(
 ) -> dict[str, np.ndarray]:
   """inputs, targets (L,) int32 and weights (L,) float32 of a document; all chance is from `rng`.
 
-  Special tokens are never masked. As targets they always carry loss, whatever `loss_on` says: with
-  the image's weight where they end an image (eoi, and what follows it), with the text's where they
-  end a text.
+  Special tokens are never masked. As targets they carry loss whatever `loss_on` says: with the
+  image's weight where they end an image (eoi, and what follows it), with the text's where they end
+  a text. No target of a prompt carries any; its inputs are masked as others are.
   """
   length = len(document.tokens)
   # One longer: the target of the last token is no input here, so it counts as visible.
@@ -77,5 +77,6 @@ def mask_document(
     is_special = document.target_modality == documents.SPECIAL
     special = is_special & (document.part == modality)
     weights[special | ((document.target_modality == modality) & chosen)] = setting.weight
+  weights[document.is_prompt] = 0.0
   inputs = np.where(masked[:-1], np.int32(vocabulary.mask), document.tokens)
   return {"inputs": inputs, "targets": document.targets, "weights": weights}

@@ -51,10 +51,7 @@ def document_lengths(
   """int32 (N, F) of StudySet, of documents that are not cut, by the index of a folder of tokens."""
   columns = []
   for form in forms:
-    names = ["pictures" if part == "image" else part for part in form.parts]
-    can = np.logical_and.reduce([index[name] > 0 for name in names])
-    length = form.length(num_codes, index["prior"], index["report"])
-    columns.append(np.where(can, length, 0))
+    columns.append(np.where(form.can_be(index), form.length(num_codes, index), 0))
   return np.stack(columns, axis=1).astype(np.int32)
 
 

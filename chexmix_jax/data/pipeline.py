@@ -31,7 +31,7 @@ class DataConfig:
       epoch has each study of it.
     context: tokens a row.
     batch_size: rows a step over all processes.
-    documents: what a study becomes, such as `image report:3, report image, report`; see
+    documents: what a study becomes, such as `image report:3, image (question) answer, report`; see
       chexmix_jax.data.documents.
     shuffle_seed: of the order of documents, of their forms and of their masks.
     packing_rows: rows that are filled at a time; more leave less padding.
@@ -222,13 +222,14 @@ class _Reader:
     rng = np.random.default_rng([self._config.shuffle_seed, *entry])
     form = self._plan.forms[entry.form]
     parts = [_part(record, part, rng) for part in form.parts]
-    document = make_document(parts, self._vocabulary, self._config.context)
+    prompts = [part in form.prompts for part in form.parts]
+    document = make_document(parts, self._vocabulary, self._config.context, prompts)
     return mask_document(document, self._config.masking, self._vocabulary, rng)
 
 
 def _part(record: Record, part: str, rng: np.random.Generator) -> np.ndarray | Text:
   if part not in IMAGE_PARTS:
-    return Text(record[part], record[f"{part}_sentences"])
+    return Text(record[f"{part}_ids"], record[f"{part}_sentences"])
   numbers = np.arange(len(record["codes"]))
   if part != "image":
     numbers = np.flatnonzero(record["views"] == VIEWS.index(part))

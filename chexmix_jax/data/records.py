@@ -34,6 +34,9 @@ QUARANTINE = "quarantine.jsonl"
 _INDEX = "index.npz"
 _REQUEST = "request.json"
 _LOCK = "finishing"
+# Of what a record holds; 2: more texts.
+_FORMAT = 2
+_COMMANDS = {"studies": "prepare", "tokens": "tokenize"}
 _NAME = "chexmix"
 # Each record can be read by itself.
 _OPTIONS = "group_size:1"
@@ -97,16 +100,17 @@ class RecordWriter:
     ).serialize_example
     self.partial = output.with_name(f".{output.name}.partial")
     path = self.partial / _REQUEST
+    content = {"format": _FORMAT, "request": self._request}
     try:
       self.partial.mkdir(parents=True, exist_ok=True)
       if not path.exists():
-        write_whole(path, json.dumps(self._request))
+        write_whole(path, json.dumps(content))
     except OSError as error:
       raise UserError(f"{output} cannot be written ({error}); give another --output.") from error
-    if json.loads(path.read_text()) != self._request:
+    if json.loads(path.read_text()) != content:
       raise UserError(
-          f"{self.partial} holds unfinished {kind} of other input or settings; delete it, or give"
-          " another --output."
+          f"{self.partial} holds unfinished {kind} of other input, settings or version; delete it,"
+          " or give another --output."
       )
 
   def is_done(self, shard: Shard) -> bool:
@@ -182,8 +186,8 @@ class RecordWriter:
   ) -> dict[str, Any]:
     """Turns the shards into the folder, within `finishing`; returns its card.
 
-    That has the facts, kind, request, splits, shards (records each), versions and files (bytes
-    each).
+    That has the facts, kind, format, request, splits, shards (records each), versions and files
+    (bytes each).
     """
     notes = {shard: self.note(shard) for shard in self._shards}
     template = tfds.core.ShardedFileTemplate(
@@ -219,6 +223,7 @@ class RecordWriter:
     made = ["dataset_info.json", "features.json", _INDEX, *(s.file_name for s in self._shards)]
     card = {
         "kind": self._kind,
+        "format": _FORMAT,
         "request": self._request,
         **facts,
         "splits": {split: sum(of_split) for split, of_split in lengths.items()},
@@ -289,6 +294,11 @@ def read_card(folder: pathlib.Path, kind: str) -> dict[str, Any]:
     raise UserError(f"{path} is damaged; delete {folder} and make it again.") from error
   if card.get("kind") != kind:
     raise UserError(f"{folder} holds {card.get('kind')}, not {kind}; name the right folder.")
+  if card.get("format") != _FORMAT:
+    raise UserError(
+        f"{folder} holds {kind} of another version of chexmix_jax, whose records have other texts;"
+        f" delete it and run {_COMMANDS[kind]} again."
+    )
   for name, size in card["files"].items():
     if not (folder / name).is_file() or (folder / name).stat().st_size != size:
       raise UserError(f"{folder / name} is damaged; delete {folder} and make it again.")

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from chexmix_jax.data import records
-from chexmix_jax.labels import CHEXPERT_14
+from chexmix_jax.labels import CHEXPERT_14, describe_labels
 
 KIND = "studies"
 
@@ -26,11 +26,13 @@ FEATURES = {
     "indication": tfds.features.Text(),
     "findings": tfds.features.Text(),
     "impression": tfds.features.Text(),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
     "language": tfds.features.Text(),
     "labels": tfds.features.Tensor(shape=(len(CHEXPERT_14),), dtype=np.int8),
 }
 
-INDEXED = ("pictures", "report", "prior")
+INDEXED = ("pictures", "report", "prior", "question")
 """Of these the index has the length, of every record."""
 
 
@@ -74,6 +76,11 @@ def first_picture(record: records.Record) -> np.ndarray:
 def decode_picture(png: bytes) -> np.ndarray:
   """uint8 (H, W) of one of a record's `pictures`."""
   return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def text_of(record: records.Record, name: str) -> str:
+  """The text `name`, one of documents.TEXT_PARTS, of a record; "" where it has none."""
+  return describe_labels(record["labels"]) if name == "labels" else record[name]
 
 
 def load_studies(

@@ -9,13 +9,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from chexmix_jax.data import records
+from chexmix_jax.data.documents import TEXT_PARTS
 from chexmix_jax.errors import UserError
 from chexmix_jax.labels import CHEXPERT_14
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 KIND = "tokens"
 
-INDEXED = ("pictures", "frontal", "lateral", "report", "prior")
+INDEXED = ("pictures", "frontal", "lateral", *TEXT_PARTS)
 """What the index has of every record: how many pictures, of each view, and ids of each text."""
 
 _SAME = ("vocabulary", "image_tokenizer", "text_tokenizer", "grid")
@@ -29,7 +30,7 @@ class TokenTable:
     study_ids: N strings.
     patient_ids: N strings.
     codes: int32 (N, h*w) in raster order, in [0, num_codes), of the first picture of each.
-    texts: N arrays of int32 text ids.
+    texts: N arrays of int32 text ids, of the reports.
     labels: int8 (N, 14), see chexmix_jax.labels.
   """
 
@@ -48,10 +49,7 @@ def features(num_codes: int) -> dict[str, Any]:
       "patient_id": tfds.features.Text(),
       "codes": tfds.features.Tensor(shape=(None, num_codes), dtype=np.int32),
       "views": tfds.features.Tensor(shape=(None,), dtype=np.int8),
-      "report": ids,
-      "report_sentences": ids,
-      "prior": ids,
-      "prior_sentences": ids,
+      **{f"{name}_{what}": ids for name in TEXT_PARTS for what in ("ids", "sentences")},
       "labels": tfds.features.Tensor(shape=(len(CHEXPERT_14),), dtype=np.int8),
   }
 
@@ -115,8 +113,8 @@ def open_tokens(
 ) -> records.RecordSource:
   """Random access to the records of a split, of those that have all of `need`, some of INDEXED.
 
-  A record has study_id, patient_id, codes (pictures, h*w), views, report and prior (ids each, with
-  the lengths where their sentences end), labels (14,).
+  A record has study_id, patient_id, codes (pictures, h*w), views, labels (14,), and of each of
+  documents.TEXT_PARTS NAME_ids and NAME_sentences, the lengths where its sentences end.
   """
   numbers = records.which_have(read_index(tokens_dir, split), need)
   return records.RecordSource(tokens_dir, KIND, split, numbers)
@@ -137,6 +135,6 @@ def load_tokens(
       study_ids=[row["study_id"] for row in rows],
       patient_ids=[row["patient_id"] for row in rows],
       codes=np.stack([row["codes"][0] for row in rows]),
-      texts=[row["report"] for row in rows],
+      texts=[row["report_ids"] for row in rows],
       labels=np.stack([row["labels"] for row in rows]),
   )

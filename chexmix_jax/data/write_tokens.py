@@ -10,6 +10,7 @@ import numpy as np
 
 from chexmix_jax.data import images, records, studies, tokens
 from chexmix_jax.data.account import make_account
+from chexmix_jax.data.documents import TEXT_PARTS
 from chexmix_jax.data.sources.source import VIEWS
 from chexmix_jax.data.workers import available_cpus
 from chexmix_jax.errors import UserError
@@ -97,8 +98,8 @@ def _noted(
     index["pictures"].append(len(record["codes"]))
     for view in ("frontal", "lateral"):
       index[view].append(int(np.sum(record["views"] == VIEWS.index(view))))
-    for text in ("report", "prior"):
-      index[text].append(len(record[text]))
+    for name in TEXT_PARTS:
+      index[name].append(len(record[f"{name}_ids"]))
     yield record
 
 
@@ -135,19 +136,17 @@ def _tokens(
         codes = iter(np.asarray(image_tokenizer.encode(pixels), np.int32))
       for row in rows:
         of_row = [next(codes).reshape(-1) for _ in row["pictures"]]
-        report, prior = (
-            np.asarray(text_tokenizer.encode(row[name]), np.int32) for name in ("report", "prior")
-        )
+        texts: dict[str, np.ndarray] = {}
+        for name in TEXT_PARTS:
+          ids = np.asarray(text_tokenizer.encode(studies.text_of(row, name)), np.int32)
+          texts |= {f"{name}_ids": ids, f"{name}_sentences": ends(ids)}
         yield {
             "study_id": row["study_id"],
             "patient_id": row["patient_id"],
             "codes": np.array(of_row, np.int32).reshape(-1, height * width),
             "views": row["views"],
-            "report": report,
-            "report_sentences": ends(report),
-            "prior": prior,
-            "prior_sentences": ends(prior),
             "labels": row["labels"],
+            **texts,
         }
 
 

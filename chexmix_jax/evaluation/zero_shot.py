@@ -12,27 +12,11 @@ from chexmix_jax.data import tokens
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.evaluation.likelihood import log_likelihoods
+from chexmix_jax.labels import PHRASES
 from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.bootstrap import Figure
 from chexmix_jax.metrics.classification import auprc_figure, auroc_figure
 from chexmix_jax.models.transformer import Params
-
-PHRASES = {
-    "Enlarged Cardiomediastinum": ("The mediastinum is widened.", "The mediastinum is normal."),
-    "Cardiomegaly": ("The heart is enlarged.", "The heart is normal in size."),
-    "Lung Opacity": ("There is an opacity in the lungs.", "The lungs are clear."),
-    "Lung Lesion": ("There is a lung nodule.", "There is no lung nodule."),
-    "Edema": ("There is pulmonary edema.", "There is no pulmonary edema."),
-    "Consolidation": ("There is consolidation.", "There is no consolidation."),
-    "Pneumonia": ("There is pneumonia.", "There is no pneumonia."),
-    "Atelectasis": ("There is atelectasis.", "There is no atelectasis."),
-    "Pneumothorax": ("There is a pneumothorax.", "There is no pneumothorax."),
-    "Pleural Effusion": ("There is a pleural effusion.", "There is no pleural effusion."),
-    "Pleural Other": ("There is pleural thickening.", "There is no pleural thickening."),
-    "Fracture": ("There is a fracture.", "There is no fracture."),
-    "Support Devices": ("There are support devices.", "There are no support devices."),
-}
-"""Finding -> what a report says where it is there, and where it is not."""
 
 
 @dataclasses.dataclass(frozen=True)

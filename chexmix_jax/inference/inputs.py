@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,15 +29,20 @@ class Inputs:
       case id of the ReXrank JSON.
     paths: of their files, which need not be there.
     cases: case id -> entry of the ReXrank JSON; None for any other input.
+    texts: what stands beside the pictures, by key of the columns that were asked for.
   """
 
   names: tuple[str, ...]
   paths: tuple[pathlib.Path, ...]
   cases: dict[str, dict[str, Any]] | None = None
+  texts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def list_inputs(
-    path: pathlib.Path, image_column: str | None = None, image_root: pathlib.Path | None = None
+    path: pathlib.Path,
+    image_column: str | None = None,
+    image_root: pathlib.Path | None = None,
+    text_columns: Mapping[str, str] | None = None,
 ) -> Inputs:
   """The pictures of `path`.
 
@@ -49,25 +54,40 @@ def list_inputs(
                   a path or a list of which the first counts
 
   Paths in a CSV or JSON start from `image_root`, even those that begin with a slash, and by default
-  from the folder of that file. Raises UserError where there is no picture, and where there are
-  DICOM files and pydicom is missing.
+  from the folder of that file. `text_columns` are columns of the CSV, or keys of the JSON's
+  entries, whose texts are wanted too, by a key of one's own; an empty cell and a null are "".
+
+  Raises UserError where there is no picture or no such column, and where there are DICOM files and
+  pydicom is missing.
   """
-  suffix = path.suffix.lower()
+  suffix, text_columns = path.suffix.lower(), text_columns or {}
   if path.is_dir():
     files = sorted(p for p in path.rglob("*") if p.suffix.lower() in images.SUFFIXES)
     inputs = Inputs(tuple(p.relative_to(path).as_posix() for p in files), tuple(files))
   elif suffix in images.SUFFIXES:
     inputs = Inputs((path.name,), (path,))
   elif suffix == ".csv":
-    cells = _column(path, image_column)
-    inputs = Inputs(tuple(cells), tuple(_place(path, image_root, cell) for cell in cells))
+    columns, rows = _read_csv(path)
+    column = _find_column(path, columns, image_column)
+    for name, row in rows.items():
+      if not (row[column] or "").strip():
+        raise UserError(f"{name} of {path} has no {column}; fill it in or remove the row.")
+    cells = [row[column].strip() for row in rows.values()]
+    files = [_place(path, image_root, cell) for cell in cells]
+    inputs = Inputs(tuple(cells), tuple(files), texts=_texts(path, text_columns, rows))
   elif suffix == ".json":
     cases = read_cases(path)
     files = [_place(path, image_root, _key_image(path, *case)) for case in cases.items()]
-    inputs = Inputs(tuple(cases), tuple(files), cases)
+    entries = {f"Case {name}": case for name, case in cases.items()}
+    inputs = Inputs(tuple(cases), tuple(files), cases, _texts(path, text_columns, entries))
   else:
     raise UserError(
         f"{path} is no picture, folder, CSV or JSON by its name; name one of them by --input."
+    )
+  if len(inputs.texts) < len(text_columns):
+    raise UserError(
+        f"{path} holds pictures without texts; name a CSV or a ReXrank JSON that has"
+        f" {' and '.join(text_columns.values())} by --input."
     )
   if not inputs.paths:
     raise UserError(f"{path} has no picture; name another --input.")
@@ -109,20 +129,32 @@ def as_pixels(picture: Picture, size: int, channels: int) -> np.ndarray:
   return images.to_float(rgb if channels > 1 else images.grey(rgb)[..., None])
 
 
-def _column(path: pathlib.Path, name: str | None) -> list[str]:
-  """The cells of the column of pictures."""
+def _read_csv(path: pathlib.Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
+  """The names of the columns, and the rows by `Row NUMBER`."""
   try:
     with path.open(newline="", encoding="utf-8-sig") as file:
       reader = csv.DictReader(file)
-      columns = list(reader.fieldnames or ())
-      column = _find_column(path, columns, name)
-      cells = [row[column] or "" for row in reader]
+      rows = {f"Row {number}": row for number, row in enumerate(reader, start=2)}
+      return list(reader.fieldnames or ()), rows
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise UserError(f"{path} cannot be read as a CSV ({error}); mend the file.") from error
-  for number, cell in enumerate(cells, start=2):
-    if not cell.strip():
-      raise UserError(f"Row {number} of {path} has no {column}; fill it in or remove the row.")
-  return [cell.strip() for cell in cells]
+
+
+def _texts(
+    path: pathlib.Path, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[str, ...]]:
+  """The cells of the columns of texts, by their keys."""
+  texts: dict[str, list[str]] = {key: [] for key in columns}
+  for name, row in rows.items():
+    for key, column in columns.items():
+      if column not in row:
+        raise UserError(
+            f"{name} of {path} has no {column!r} for the {key} of --documents; add it, or name"
+            f" another by --columns={key}=COLUMN."
+        )
+      cell = row[column]
+      texts[key].append("" if cell is None or cell != cell else str(cell).strip())  # NaN: no text.
+  return {key: tuple(cells) for key, cells in texts.items()}
 
 
 def _find_column(path: pathlib.Path, columns: Sequence[str], name: str | None) -> str:

@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from PIL import Image
 
 from chexmix_jax import config as config_lib
 from chexmix_jax.data import images as images_lib
+from chexmix_jax.data.documents import IMAGE_PARTS, parse_written_form
 from chexmix_jax.data.masking import mask_codes
 from chexmix_jax.errors import UserError
 from chexmix_jax.inference.classify import log_odds
@@ -24,9 +25,10 @@ from chexmix_jax.inference.inpaint import METHODS, fill_codes
 from chexmix_jax.inference.inputs import Picture, as_pixels
 from chexmix_jax.inference.reports import (
   generate_ids,
+  make_prompt,
+  prompt_texts,
   read_report,
   report_options,
-  report_prompts,
 )
 from chexmix_jax.inference.surprise import Surprise, image_surprise
 from chexmix_jax.models.transformer import (
@@ -153,12 +155,20 @@ class Model:
       images: Sequence[Picture] | np.ndarray,
       mask_ratio: float = 0.0,
       seed: int = 0,
+      documents: str = "image report",
+      prompts: Mapping[str, Sequence[str]] | None = None,
   ) -> list[str]:
-    """The most likely report of each picture.
+    """The most likely report of each picture, or another text that the model was trained to write.
+
+    `documents` is one form of data.documents with one picture: its last part is written, after the
+    others. Its other texts are `prompts`, by name a text for each picture, as in
+    generate_reports(images, documents="image (question) answer", prompts={"question": [...]}); one
+    that is empty is left out, as in a form without it.
 
     With a `mask_ratio` that share of a picture's codes is the mask token in the prompt; which of
     them depends on `seed` and on the picture alone.
     """
+    form = parse_written_form(documents, "documents")
     if not 0 <= mask_ratio <= 1:
       raise UserError(f"mask_ratio={mask_ratio} must lie between 0 and 1.")
     tokenizer, codes = self.text_tokenizer, self._encode(images)
@@ -167,9 +177,18 @@ class Model:
         for row in codes
     ])
     ids = np.where(hidden, self.vocabulary.mask, self.vocabulary.codes_to_ids(codes))
+    texts = prompt_texts(form, prompts or {}, len(ids))
+    given = [
+        make_prompt(self.vocabulary, {
+            part: row if part in IMAGE_PARTS else np.array(tokenizer.encode(texts[part][number]))
+            for part in form.parts[:-1]
+            if part in IMAGE_PARTS or texts[part][number]
+        })
+        for number, row in enumerate(ids)
+    ]
     new = generate_ids(
-        self.config, self.vocabulary, self.params, list(report_prompts(self.vocabulary, ids)),
-        report_options(self.vocabulary), self._batch_size(ids),
+        self.config, self.vocabulary, self.params, given,
+        report_options(self.vocabulary, form.parts), self._batch_size(ids),
     )  # fmt: skip
     return [read_report(self.vocabulary, tokenizer, row) for row in new]
 

@@ -1,13 +1,15 @@
-"""Reports of pictures: the prompt, how it goes on, and the text of what comes of it.
+"""Texts that are written on pictures: the prompt, how it goes on, and what comes of it.
 
 Shape suffixes as in models/transformer.py; P tokens of a prompt.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
 
+from chexmix_jax.data.documents import IMAGE_PARTS, Form
+from chexmix_jax.data.reports import clean
 from chexmix_jax.errors import UserError
 from chexmix_jax.inference.embeddings import pad_texts
 from chexmix_jax.inference.generate import GenerateConfig, generate
@@ -21,26 +23,67 @@ _MAX_NEW = 200
 _PUBLISHED_MIN_NEW = 5
 
 
-def report_prompts(vocabulary: Vocabulary, image_ids: np.ndarray) -> np.ndarray:
-  """`boi · image · eoi · eot`, int32 (N, n+3), of token ids (N, n)."""
-  ends = np.tile([vocabulary.eoi, vocabulary.eot], (len(image_ids), 1))
-  first = np.full((len(image_ids), 1), vocabulary.boi)
-  return np.concatenate([first, image_ids, ends], axis=1).astype(np.int32)
+def prompt_texts(
+    form: Form, prompts: Mapping[str, Sequence[str]], count: int
+) -> dict[str, list[str]]:
+  """The texts before the last part of a form with one picture, as records hold them.
+
+  `prompts` are of `count` pictures, by name. Raises UserError for a form of none or several
+  pictures, and where a text is missing or not asked for.
+  """
+  before = form.parts[:-1]
+  names = [part for part in before if part not in IMAGE_PARTS]
+  if len(names) != len(before) - 1:
+    raise UserError(
+        f"documents={' '.join(form.parts)!r} must show one picture; name image, frontal or lateral"
+        " once."
+    )
+  for name in (*names, *prompts):
+    texts = prompts.get(name, ())
+    if isinstance(texts, str) or name not in names or len(texts) != count:
+      raise UserError(
+          f"prompts must have a list of {count} texts, one a picture, for each of"
+          f" {', '.join(names) or 'nothing'} of the documents; mend its {name!r}."
+      )
+  is_asked = ("question", "answer")
+  return {
+      name: [" ".join(t.split()) if name in is_asked else clean(t) for t in prompts[name]]
+      for name in names
+  }
 
 
-def report_options(vocabulary: Vocabulary) -> GenerateConfig:
-  """How reports are written: greedily, at most 200 tokens.
+def make_prompt(vocabulary: Vocabulary, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Token ids, int32 (P,), before a text that is to be written after `parts`.
 
-  In the published layout they end with eot, which is forbidden for the first 5 tokens, and anything
-  may be written; in our own layout they end with boi, and nothing but text is written.
+  `parts` are the token ids of each, by its name in documents.PARTS, in their order. The prompt is
+  the beginning of their document: `boi · image · eoi · eot` for an image alone.
+  """
+  ids: list[Sequence[int] | np.ndarray] = []
+  for name, part in parts.items():
+    is_image = name in IMAGE_PARTS
+    ids += [[vocabulary.boi], part, [vocabulary.eoi]] if is_image else [[vocabulary.eot], part]
+  return np.concatenate([*ids, [vocabulary.eot]]).astype(np.int32)
+
+
+def report_options(
+    vocabulary: Vocabulary, documents: Sequence[str] = ("image", "report")
+) -> GenerateConfig:
+  """How the last part of a document is written: greedily, at most 200 tokens.
+
+  In the published layout the report of an image ends with eot, which is forbidden for the first 5
+  tokens, and anything may be written. Else a text ends with boi, as training here has it, and
+  nothing but text is written; in the published layout eot ends it too.
   """
   is_published = vocabulary.report_end == vocabulary.eot
-  return GenerateConfig(
-      max_new=_MAX_NEW,
-      stop_ids=(vocabulary.report_end,),
-      min_new=_PUBLISHED_MIN_NEW if is_published else 0,
-      text_only=not is_published,
-  )
+  if is_published and tuple(documents) == ("image", "report"):
+    return GenerateConfig(
+        max_new=_MAX_NEW,
+        stop_ids=(vocabulary.report_end,),
+        min_new=_PUBLISHED_MIN_NEW,
+        text_only=False,
+    )
+  stop_ids = tuple(dict.fromkeys((vocabulary.boi, vocabulary.report_end)))
+  return GenerateConfig(max_new=_MAX_NEW, stop_ids=stop_ids)
 
 
 def read_report(vocabulary: Vocabulary, tokenizer: TextTokenizer, new: np.ndarray) -> str:

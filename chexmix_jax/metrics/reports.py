@@ -1,4 +1,4 @@
-"""All scores of generated reports against references that need nothing but the texts."""
+"""All scores of generated texts against references that need nothing but the texts."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,10 +14,21 @@ def report_figures(
 ) -> dict[str, Figure]:
   """Of N generated reports in the order of their references, one each.
 
+    those of text_figures
+    finding_…, side_accuracy, …         see chexmix_jax.metrics.findings
+
+  Raises UserError where a text is missing.
+  """
+  figures = text_figures(references, generated)
+  return figures | findings.finding_figures(references, generated, by_finding)
+
+
+def text_figures(references: Sequence[str], generated: Sequence[str]) -> dict[str, Figure]:
+  """Of N generated texts of any kind, in the order of their references, one each.
+
     bleu_1 … bleu_4, rouge_l, cider     as in pycocoevalcap
     rouge1_f1, rouge2_f1, rougeL_f1     as in rouge-score
-    exact_match                         reports equal to the reference
-    finding_…, side_accuracy, …         see chexmix_jax.metrics.findings
+    exact_match                         texts equal to the reference
 
   The document frequencies of CIDEr are those of all references, in samples too. Raises UserError
   where a text is missing.
@@ -33,7 +44,7 @@ def report_figures(
       figures[name] = bootstrap.mean(values_N)
   equal_N = np.array([a == b for a, b in zip(references, generated, strict=True)])
   figures["exact_match"] = bootstrap.mean(equal_N)
-  return figures | findings.finding_figures(references, generated, by_finding)
+  return figures
 
 
 def _order(order: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -41,9 +52,13 @@ def _order(order: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def report_options() -> dict[str, str]:
-  """What a signature has to say of these scores."""
+  """What a signature has to say of the scores of reports."""
+  return text_options() | {"findings": f"{findings.LABELER},uncertain as negative"}
+
+
+def text_options() -> dict[str, str]:
+  """What a signature has to say of the scores of texts."""
   return {
       "bleu,rouge_l,cider": f"as pycocoevalcap 1.2,words {DEFAULT_RULE}",
       "rouge1,rouge2,rougeL": "as rouge-score 0.1.2,no stemmer",
-      "findings": f"{findings.LABELER},uncertain as negative",
   }

@@ -9,6 +9,7 @@ from chexmix_jax.data.documents import (
     Text,
     make_document,
     parse_forms,
+    parse_written_form,
 )
 from chexmix_jax.errors import UserError
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
@@ -78,21 +79,59 @@ def test_lengths_by_form_are_those_of_the_documents():
       (Form(("prior", "frontal", "lateral", "report")), [PRIOR, CODES, CODES, REPORT]),
       (Form(("image",)), [CODES]),
   ):
-    length = form.length(4, prior=np.array([4]), report=np.array([3]))
-    assert length.tolist() == [len(make_document(parts, VOCABULARY, 100).tokens)]
+    length = form.length(4, {"prior": np.array([4]), "report": np.array([3])})
+    assert np.ravel(length).tolist() == [len(make_document(parts, VOCABULARY, 100).tokens)]
     shortest = make_document(parts, VOCABULARY, form.min_context(4))
     assert len(shortest.tokens) == form.min_context(4)
 
 
-def test_forms_are_read_with_their_weights():
-  assert parse_forms("image report:3, frontal lateral report , report:0.5") == (
+def test_a_prompt_is_where_its_tokens_are_and_the_eot_after_it():
+  parts = [CODES[:2], PRIOR, REPORT]
+  document = make_document(parts, VOCABULARY, 100, [False, True, False])
+  plain = make_document(parts, VOCABULARY, 100)
+  assert not plain.is_prompt.any() and plain.is_prompt.dtype == bool
+  np.testing.assert_array_equal(document.tokens, plain.tokens)
+  # Targets: i i eoi eot | 1 2 3 4 eot | 5 6 9 boi. The first eot ends the image.
+  assert document.targets[document.is_prompt].tolist() == [1, 2, 3, 4, EOT]
+  assert document.targets[~document.is_prompt].tolist() == [
+      OFFSET, OFFSET + 7, EOI, EOT, 5, 6, 9, BOI,
+  ]  # fmt: skip
+
+
+def test_a_study_makes_the_forms_of_which_it_has_all_parts():
+  index = {"pictures": np.array([1, 1, 0]), "question": np.array([3, 0, 5])}
+  (form,) = parse_forms("image question")
+  assert form.can_be(index).tolist() == [True, False, False]
+  assert form.length(4, index).tolist() == [10, 7, 12]
+
+
+def test_forms_are_read_with_their_weights_and_prompts():
+  assert parse_forms("image report:3, frontal lateral report , (image) (question) answer:0.5") == (
       Form(("image", "report"), 3.0),
       Form(("frontal", "lateral", "report"), 1.0),
-      Form(("report",), 0.5),
+      Form(("image", "question", "answer"), 0.5, ("image", "question")),
   )
 
 
-@pytest.mark.parametrize("text", ["", "image text", "image:0", "report:many", "image image", "a,"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "image text", "image:0", "report:many", "image image", "a,", "(image report)",
+        "image (image)", "image (", "() report",
+    ],
+)  # fmt: skip
 def test_what_is_no_form_is_named(text):
   with pytest.raises(UserError, match=r"data\.documents"):
     parse_forms(text)
+
+
+def test_something_must_carry_loss():
+  with pytest.raises(UserError, match=r"data\.documents: all of '\(image\) \(report\)' stands"):
+    parse_forms("image report, (image) (report)")
+
+
+def test_a_form_to_write_ends_with_a_text():
+  assert parse_written_form("image (question) answer", "x").parts == ("image", "question", "answer")
+  for text in ("image", "report image", "image report, report"):
+    with pytest.raises(UserError, match=r"x: .* must be one form whose last part is a text"):
+      parse_written_form(text, "x")

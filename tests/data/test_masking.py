@@ -129,6 +129,28 @@ def test_what_follows_an_image_has_its_weight_and_what_follows_a_text_the_texts(
 
 
 @pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        # Targets: i eoi eot | q q eot | a boi.
+        ((False, False, False), [2, 2, 2, 3, 3, 3, 3, 3]),
+        ((False, True, False), [2, 2, 2, 0, 0, 0, 3, 3]),
+        ((True, True, False), [0, 0, 0, 0, 0, 0, 3, 3]),
+        ((True, False, True), [0, 0, 0, 3, 3, 3, 0, 0]),
+    ],
+)
+def test_prompts_are_masked_as_others_and_carry_no_loss(prompts, expected):
+  parts = [np.array([1]), Text(np.array([7, 8]), NO_CUTS), Text(np.array([9]), NO_CUTS)]
+  settings = {"prob": 1.0, "low": 0.5, "high": 1.0}
+  document, plain = (make_document(parts, VOCABULARY, 100, p) for p in (prompts, ()))
+  result, of_plain = (
+      _mask(settings | {"weight": 2.0}, settings | {"weight": 3.0}, 5, document=d)
+      for d in (document, plain)
+  )
+  np.testing.assert_array_equal(result["weights"], expected)
+  np.testing.assert_array_equal(result["inputs"], of_plain["inputs"])
+
+
+@pytest.mark.parametrize(
     "values", [{"prob": 1.5}, {"low": 0.5, "high": 0.2}, {"high": 1.1}, {"weight": -1.0}]
 )
 def test_values_out_of_range_are_refused(values):

@@ -207,7 +207,7 @@ def test_forms_of_documents(rich_dir, image_tokenizer):
       documents="frontal lateral report, report image, prior image report, image, report",
   )  # fmt: skip
   seen = collections.Counter()
-  texts = {tuple(row["report"].tolist()) for row in rows}
+  texts = {tuple(row["report_ids"].tolist()) for row in rows}
   boi, eot = vocabulary.boi, vocabulary.eot
   for inputs, _, _ in _documents(_take(400, config)):
     starts = [i for i, token in enumerate(inputs) if token in (boi, eot)]
@@ -224,6 +224,19 @@ def test_forms_of_documents(rich_dir, image_tokenizer):
   }  # fmt: skip
 
 
+def test_prompts_change_weights_alone(rich_dir):
+  plain, batches = (
+      _take(10, _config(rich_dir, documents=documents))
+      for documents in ("prior image report", "(prior) (image) report")
+  )
+  for expected, batch in zip(plain, batches, strict=True):
+    _assert_equal([batch | {"weights": expected["weights"]}], [expected])
+  vocabulary = Vocabulary(**tokens.read_card(rich_dir)["vocabulary"])
+  for inputs, _, weights in _documents(batches):
+    start = inputs.index(vocabulary.eot, inputs.index(vocabulary.eoi))
+    assert weights == (0.0,) * start + (1.0,) * (len(inputs) - start)
+
+
 def test_sets_are_mixed_by_weight(tokens_dir, rich_dir):
   config = _config(f"{tokens_dir}:2, {rich_dir}:0.5", documents="report")
   one = len(tokens.open_tokens(tokens_dir, "train", ("report",)))
@@ -237,7 +250,7 @@ def test_sets_are_mixed_by_weight(tokens_dir, rich_dir):
   epoch = order[: 2 * one + round(other / 2)]
   assert set(collections.Counter(epoch).values()) <= {1, 2, 3, 4}
   eot = Vocabulary(**tokens.read_card(tokens_dir)["vocabulary"]).eot
-  of_first = {(eot, *row["report"].tolist()) for row in tokens.open_tokens(tokens_dir, "train")}
+  of_first = {(eot, *row["report_ids"].tolist()) for row in tokens.open_tokens(tokens_dir, "train")}
   assert all(epoch.count(document) >= 2 for document in of_first)
 
 

@@ -1,14 +1,17 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from chexmix_jax.data import images, studies, tokens
+from chexmix_jax.data.documents import TEXT_PARTS
 from chexmix_jax.data.load_study import LoadOptions
 from chexmix_jax.data.sources import source
 from chexmix_jax.data.write_studies import WriteOptions, write_studies
 from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.errors import BadRow, UserError
+from chexmix_jax.labels import INDEX
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 
@@ -91,14 +94,58 @@ def test_pictures_of_all_views_priors_and_splits_of_nothing(
   pixels = np.stack([picture.read(16) for picture in reversed(several)])
   codes = image_tokenizer.encode(images.to_float(pixels)[..., None])
   np.testing.assert_array_equal(rows[0]["codes"], codes.reshape(3, 16))
-  np.testing.assert_array_equal(rows[0]["prior"], rows[1]["report"])
-  assert rows[2]["codes"].shape == (0, 16) and not len(rows[3]["report"])
+  np.testing.assert_array_equal(rows[0]["prior_ids"], rows[1]["report_ids"])
+  assert rows[2]["codes"].shape == (0, 16) and not len(rows[3]["report_ids"])
   index = tokens.read_index(tmp_path / "tokens", "train")
   assert index["pictures"][:4].tolist() == [3, 1, 0, 1]
-  assert index["lateral"][:2].tolist() == [1, 0] and index["prior"][0] == len(rows[1]["report"])
+  assert index["lateral"][:2].tolist() == [1, 0]
+  assert index["prior"][0] == len(rows[1]["report_ids"])
   assert len(tokens.load_tokens(tmp_path / "tokens", "train").codes) == 16
   with pytest.raises(UserError, match=r"No study of val in .* has pictures and report"):
     tokens.load_tokens(tmp_path / "tokens", "val")
+
+
+def test_all_texts_of_a_study_are_tokenized(
+    fake_source, image_tokenizer, text_tokenizer, tmp_path
+):
+  labels = np.full(14, -2, np.int8)
+  labels[[INDEX["Edema"], INDEX["Fracture"]]] = 1, -1
+  changes = {
+      0: {
+          "report": source.given_sections(
+              indication="Cough  ___ .", findings="Not clear. Large heart.", impression="2. Small."
+          ),
+          "question": "Is it large?", "answer": "left", "labels": labels,
+      },
+      1: {"labels": np.full(14, -2, np.int8)},
+  }  # fmt: skip
+  write_studies(fake_source(3, changes), tmp_path / "studies", LoadOptions(16), WriteOptions())
+  vocabulary = Vocabulary.sentencepiece(300, 32)
+  args = (tmp_path / "studies", image_tokenizer, text_tokenizer, vocabulary, tmp_path / "tokens")
+  write_tokens(*args)
+  row, other = tokens.open_tokens(tmp_path / "tokens", "train")
+  expected = {
+      "report": "Not clear. Large heart. Small.", "prior": "", "indication": "Cough.",
+      "findings": "Not clear. Large heart.", "impression": "Small.", "question": "Is it large?",
+      "answer": "left", "labels": "There is pulmonary edema.",
+  }  # fmt: skip
+  texts = {name: text_tokenizer.decode(row[f"{name}_ids"]) for name in TEXT_PARTS}
+  assert texts == expected
+  assert len(row["findings_sentences"]) == 2
+  index = tokens.read_index(tmp_path / "tokens", "train")
+  for name in TEXT_PARTS:
+    assert index[name].tolist() == [len(row[f"{name}_ids"]), len(other[f"{name}_ids"])]
+  assert index["labels"][1] == index["question"][1] == 0
+  # Records of an older version hold fewer texts.
+  path = tmp_path / "tokens" / "dataset_card.json"
+  card = json.loads(path.read_text())
+  del card["format"]
+  path.write_text(json.dumps(card))
+  for read in (tokens.read_index, tokens.open_tokens):
+    with pytest.raises(UserError, match=r"of another version .* delete it and run tokenize again"):
+      read(tmp_path / "tokens", "train")
+  with pytest.raises(UserError, match="run tokenize again"):
+    write_tokens(*args)
 
 
 def test_a_vocabulary_of_another_size_is_refused(

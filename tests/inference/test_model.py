@@ -24,9 +24,9 @@ from chexmix_jax.inference.inpaint import METHODS, fill_codes
 from chexmix_jax.inference.model import LoadedModel, Model, load, load_model
 from chexmix_jax.inference.reports import (
   generate_ids,
+  make_prompt,
   read_report,
   report_options,
-  report_prompts,
 )
 from chexmix_jax.inference.surprise import image_surprise
 from chexmix_jax.models.transformer import Transformer, TransformerConfig
@@ -148,10 +148,10 @@ def test_embeddings_are_those_of_the_codes(model, pictures, codes_of):
 
 def test_reports_go_on_from_the_picture(model, pictures, codes_of):
   ids = model.vocabulary.codes_to_ids(codes_of.reshape(6, 16))
+  prompts = [make_prompt(model.vocabulary, {"image": row}) for row in ids]
   new = generate_ids(
-      model.config, model.vocabulary, model.params, list(report_prompts(model.vocabulary, ids)),
-      report_options(model.vocabulary), 6,
-  )  # fmt: skip
+      model.config, model.vocabulary, model.params, prompts, report_options(model.vocabulary), 6
+  )
   reports = model.generate_reports(pictures)
   assert reports == [read_report(model.vocabulary, model.text_tokenizer, row) for row in new]
   assert len(set(reports)) > 1

@@ -73,6 +73,9 @@ class Row:
   Attributes:
     labels: int8 (14,), see chexmix_jax.labels, or None: they come from the report, by rules.
     order: sorts the studies of a patient by time, or None where that is not known.
+    question: on the pictures, or "". A row with one is a study of its own, and its pictures may
+      stand in other rows too.
+    answer: to the question.
   """
 
   study_id: str
@@ -83,6 +86,8 @@ class Row:
   report: ReadSections | None = None
   labels: np.ndarray | None = None
   order: Any = None
+  question: str = ""
+  answer: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +103,8 @@ class Study:
     report: reads its sections; None where the set has no report of it.
     prior: reads those of the patient's study before; None where there is none.
     labels: int8 (14,), or None: from the report, by rules.
+    question: on the pictures, or "".
+    answer: to the question.
   """
 
   study_id: str
@@ -108,6 +115,8 @@ class Study:
   report: ReadSections | None
   prior: ReadSections | None
   labels: np.ndarray | None
+  question: str = ""
+  answer: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +157,8 @@ def gather(description: dict[str, Any], rows: Iterable[Row | Refusal], merge: bo
   """The source of these rows.
 
   With `merge`, rows with one study id make one study (tables with a row a picture); else a study id
-  that stands twice is refused, as a picture that stands twice always is. Raises UserError where no
-  row can be used.
+  that stands twice is refused, as a picture that stands twice is but in rows with questions, which
+  are never merged. Raises UserError where no row can be used.
   """
   groups: dict[str, list[Row]] = {}
   refused: list[Refusal] = []
@@ -164,7 +173,8 @@ def gather(description: dict[str, Any], rows: Iterable[Row | Refusal], merge: bo
     if problem := _conflict(known, row, files, merge):
       refused.append(Refusal("row", row.where, *problem))
       continue
-    files.update(picture.file for picture in row.pictures)
+    if not row.question:
+      files.update(picture.file for picture in row.pictures)
     groups.setdefault(row.study_id, []).append(row)
   studies = [_study(rows) for rows in groups.values()]
   if not studies:
@@ -181,7 +191,7 @@ def _conflict(
     known: list[Row], row: Row, files: set[str], merge: bool
 ) -> tuple[str, str] | None:
   """What keeps a row from joining the rows known of its study: a kind and a sentence."""
-  if known and not merge:
+  if known and (not merge or row.question or known[0].question):
     first = known[0].where
     return "duplicate id", f"{row.where} has the study id of {first}; rename or remove one."
   if known and (known[0].patient_id, known[0].split) != (row.patient_id, row.split):
@@ -194,7 +204,8 @@ def _conflict(
   except UnicodeEncodeError:  # JSON can spell half of a character.
     return "encoding", f"{row.where} has an id that is no text; mend the row."
   names = [picture.file for picture in row.pictures]
-  if len(set(names)) < len(names) or any(name in files for name in names):
+  stands_before = not row.question and any(name in files for name in names)
+  if len(set(names)) < len(names) or stands_before:
     return "duplicate picture", f"{row.where} names a picture that stands before; remove one."
   return None
 
@@ -211,14 +222,19 @@ def _study(rows: list[Row]) -> Study:
       report=next((row.report for row in rows if row.report), None),
       prior=None,
       labels=next((row.labels for row in rows if row.labels is not None), None),
+      question=rows[0].question,
+      answer=rows[0].answer,
   )
 
 
 def _priors(groups: dict[str, list[Row]]) -> dict[str, ReadSections | None]:
-  """The report of the patient's study before, by study id; within one split."""
+  """The report of the patient's study before, by study id; within one split.
+
+  Rows with a question have none: those of one study would be each other's.
+  """
   by_patient: dict[tuple[str, str], list[tuple[Any, str, ReadSections | None]]] = {}
   for study_id, rows in groups.items():
-    if rows[0].order is not None:
+    if rows[0].order is not None and not rows[0].question:
       report = next((row.report for row in rows if row.report), None)
       key = (rows[0].patient_id, rows[0].split)
       by_patient.setdefault(key, []).append((rows[0].order, study_id, report))

@@ -1,12 +1,14 @@
 """Any set as a table of one's own: CSV or JSON lines, with columns that the user names."""
 
+import collections
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from chexmix_jax import labels as labels_lib
@@ -14,7 +16,10 @@ from chexmix_jax.data.reports import SECTIONS, parse_sections
 from chexmix_jax.data.sources import files, source
 from chexmix_jax.errors import BadRow, UserError
 
-KEYS = ("image", "report", *SECTIONS, "study", "patient", "split", "view", "order", "language")
+KEYS = (
+    "image", "report", *SECTIONS, "question", "answer", "study", "patient", "split", "view",
+    "order", "language",
+)  # fmt: skip
 """What a column can be."""
 
 # Of these a cell can hold several.
@@ -35,9 +40,11 @@ def studies(
   row must have one of them. Several images stand in one cell, with `;` between them or as a JSON
   list; their views likewise, unknown without `view`. A `report` is free text,
   whose headings are looked for; a section with a column of its own comes from there. Rows with the
-  same `study` make one; without it each row is a study. Without `patient` a study is one. Without
-  `split` patients are split 70 / 10 / 20 by a hash. Columns with the CheXpert findings' names are
-  the labels; without any they come from the report.
+  same `study` make one; without it each row is a study. A row with a `question` and an `answer` is
+  a study of its own, ID:1, ID:2 … in the order of the rows of the study ID, and may show pictures
+  of other rows. Without `patient` a study is one. Without `split` patients are split 70 / 10 / 20
+  by a hash. Columns with the CheXpert findings' names are the labels; without any they come from
+  the report.
 
   Raises UserError for a column that is not there and for a key that is not one of KEYS.
   """
@@ -46,6 +53,8 @@ def studies(
       raise UserError(f"--columns: {key!r} is not known; use some of {', '.join(KEYS)}.")
   if not {"image", "report", *SECTIONS} & set(columns):
     raise UserError("--columns names neither an image nor a report; name one of them.")
+  if ("question" in columns) != ("answer" in columns):
+    raise UserError("--columns names only one of question and answer; name both.")
   if path.name.lower().removesuffix(".gz").endswith(".csv"):
     rows: Any = files.read_table(path, tuple(columns.values()))
   else:
@@ -54,7 +63,20 @@ def studies(
   description = {
       "source": "table", "table_sha256": files.file_sha256(path), "columns": dict(columns)
   }  # fmt: skip
-  return source.gather(description, source.parse_rows(rows, parse), merge="study" in columns)
+  parsed = _number_questions(source.parse_rows(rows, parse))
+  return source.gather(description, parsed, merge="study" in columns)
+
+
+def _number_questions(
+    rows: Iterable[source.Row | source.Refusal],
+) -> Iterator[source.Row | source.Refusal]:
+  """The rows, those with a question by an id of their own."""
+  counts: collections.Counter[str] = collections.Counter()
+  for row in rows:
+    if isinstance(row, source.Row) and row.question:
+      counts[row.study_id] += 1
+      row = dataclasses.replace(row, study_id=f"{row.study_id}:{counts[row.study_id]}")
+    yield row
 
 
 def _parse(
@@ -65,6 +87,10 @@ def _parse(
   report = _report(cells)
   if not any(paths) and report is None:
     raise BadRow("no content", f"{where} has neither an image nor a report; mend or remove it.")
+  question, answer = (cells.get(key, "") for key in ("question", "answer"))
+  if bool(question) != bool(answer):
+    has, lacks = ("question", "answer") if question else ("answer", "question")
+    raise BadRow(f"no {lacks}", f"{where} has {has} but no {lacks}; mend or remove the row.")
   row_id = where.rpartition(" ")[2]
   study_id = _id("study", columns, cells, where) if "study" in columns else row_id
   patient_id = _id("patient", columns, cells, where) if "patient" in columns else study_id
@@ -92,6 +118,8 @@ def _parse(
       report=report,
       labels=found if (found != labels_lib.UNKNOWN).any() else None,
       order=_order(cells.get("order", "")),
+      question=" ".join(question.split()),
+      answer=" ".join(answer.split()),
   )
 
 

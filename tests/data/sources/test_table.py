@@ -2,10 +2,15 @@ import gzip
 import json
 import pathlib
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from chexmix_jax.data import studies
+from chexmix_jax.data.load_study import LoadOptions
 from chexmix_jax.data.reports import Sections
 from chexmix_jax.data.sources import table
+from chexmix_jax.data.write_studies import WriteOptions, write_studies
 from chexmix_jax.errors import UserError
 from chexmix_jax.labels import INDEX, UNKNOWN
 
@@ -91,6 +96,62 @@ def test_a_section_of_its_own_column_joins_the_report(tmp_path):
   assert found[0].prior() == Sections(findings="Clear.") and found[1].prior is None
 
 
+def test_each_question_is_a_study_of_its_own(tmp_path):
+  path = tmp_path / "a.csv"
+  path.write_text(
+      "p,s,who,q,a,r,o\n"
+      "a.png,1,x,Is it  large?,yes,,1\n"
+      "a.png,1,x,,,Clear.,2\n"
+      "b.png,2,y,Where?,left,,1\n"
+      "a.png,1,x,Where?,right,,2\n"
+      "c.png,1,x,,,,3\n"
+  )
+  columns = {"image": "p", "study": "s", "patient": "who", "question": "q", "answer": "a",
+             "report": "r", "order": "o"}  # fmt: skip
+  made = table.studies(path, tmp_path, columns)
+  assert not made.refused
+  found = {s.study_id: s for s in made.studies}
+  assert {name: (s.patient_id, s.question, s.answer) for name, s in found.items()} == {
+      "1:1": ("x", "Is it large?", "yes"), "1": ("x", "", ""), "2:1": ("y", "Where?", "left"),
+      "1:2": ("x", "Where?", "right"),
+  }  # fmt: skip
+  assert len({found[name].split for name in ("1:1", "1", "1:2")}) == 1
+  assert [len(s.pictures) for s in made.studies] == [1, 2, 1, 1]
+  assert found["1:2"].prior is None and found["1"].report().findings == "Clear."
+
+
+def test_the_leak_check_sees_the_picture_of_two_questions(tmp_path):
+  Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)).save(
+      tmp_path / "a.png"
+  )
+  path = tmp_path / "a.csv"
+  path.write_text("p,f,q,a\na.png,train,Where?,left\na.png,test,Large?,yes\n")
+  columns = {"image": "p", "split": "f", "question": "q", "answer": "a"}
+  made = table.studies(path, tmp_path, columns)
+  assert [s.study_id for s in made.studies] == ["2:1", "3:1"]
+  with pytest.raises(UserError, match="1 more have nearly the same picture"):
+    write_studies(made, tmp_path / "studies", LoadOptions(16), WriteOptions())
+  options = WriteOptions(drop_leaks=True, max_refused=0.5)
+  write_studies(made, tmp_path / "studies", LoadOptions(16), options)
+  (row,) = studies.open_studies(tmp_path / "studies", "test", ("question",))
+  assert (row["question"], row["answer"], row["report"]) == ("Large?", "yes", "")
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("a.png,Where?,", "row 3 has question but no answer"),
+        ("a.png,,left", "row 3 has answer but no question"),
+        (",Where?,left", "row 3 has neither an image nor a report"),
+    ],
+)
+def test_a_question_needs_its_answer_and_a_picture(tmp_path, assert_refused, cells, message):
+  (tmp_path / "a.csv").write_text(f"p,q,a\nb.png,Secret?,no\n{cells}\n")
+  columns = {"image": "p", "question": "q", "answer": "a"}
+  found = table.studies(tmp_path / "a.csv", tmp_path, columns)
+  assert_refused(found, message, 2, ("Secret", "left"))
+
+
 def test_reports_alone_in_another_language(tmp_path):
   (tmp_path / "a.csv").write_text("r,l\nNormal.,de\n\"Herz: gross\nLunge frei\",de\n")
   found = table.studies(tmp_path / "a.csv", tmp_path, {"report": "r", "language": "l"}).studies
@@ -141,6 +202,7 @@ def test_a_bad_line_of_json_is_refused(tmp_path, assert_refused, line):
         ({"image": "Pth"}, r"list\.csv has no column 'Pth'"),
         ({"picture": "Path"}, "'picture' is not known; use some of image, report"),
         ({"study": "Study"}, "names neither an image nor a report"),
+        ({"image": "Path", "answer": "Text"}, "only one of question and answer"),
     ],
 )
 def test_bad_columns_are_named(write, columns, message):

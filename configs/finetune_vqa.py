@@ -1,0 +1,16 @@
+"""Answers to questions on radiographs, by an adapter on the 2.8-billion-parameter model."""
+
+import pathlib
+
+import ml_collections
+
+from chexmix_jax import cli
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """What differs from configs/finetune_report.py: the documents."""
+  path = pathlib.Path(__file__).with_name("finetune_report.py")
+  config, _ = cli.load_config([], default=str(path))
+  # Loss is on the answer alone.
+  config.data.documents = "(image) (question) answer"
+  return config
