@@ -105,6 +105,28 @@ def test_a_json_that_is_asked_for_has_all_fields(run, folder):
   }  # fmt: skip
 
 
+def test_answers_to_the_questions_of_a_csv(run, folder, model, tmp_path):
+  given = tmp_path / "list.csv"
+  given.write_text("path,Q\na.png,is it?\nb.png,where?\na.png,where?\n")
+  options = ("--documents=image (question) answer", "--columns=question=Q")
+  output = run("report", "a.json", *options, f"--image_root={folder}", given=given)
+  rows = read_csv(output.with_suffix(".csv"))
+  assert list(rows[0]) == ["input", "image", "answer", "error", "question"]
+  expected = model.generate_reports(
+      [folder / "a.png"] * 2, documents="image (question) answer",
+      prompts={"question": ["is it?", "where?"]},
+  )  # fmt: skip
+  assert [rows[i]["answer"] for i in (0, 2)] == expected and rows[1]["error"]
+  assert [row["question"] for row in rows] == ["is it?", "where?", "where?"]
+  cases = json.loads(output.read_text())
+  assert [(name, case["question"], case["model_prediction"]) for name, case in cases.items()] == [
+      ("a.png", "is it?", expected[0]), ("b.png", "where?", ""), ("a.png:2", "where?", expected[1])
+  ]  # fmt: skip
+  given.write_text("path,Q\na.png,why?\nb.png,where?\na.png,where?\n")
+  with pytest.raises(UserError, match="with another input"):
+    run("report", "a.json", *options, f"--image_root={folder}", given=given)
+
+
 def test_embeddings_of_a_csv(run, folder, model, tmp_path):
   given = tmp_path / "list.csv"
   given.write_text("id,Path\n" + "".join(f"{i},{name}\n" for i, name in enumerate(NAMES)))
@@ -171,6 +193,10 @@ def test_it_goes_on_where_it_was_stopped_and_does_nothing_twice(run, monkeypatch
     ("command", "name", "arguments", "message"),
     [
         ("report", "a.txt", (), r"a\.txt must end with \.csv or \.json"),
+        ("report", "a.csv", ("--documents=image",), "--documents: 'image' must be one form"),
+        ("report", "a.csv", ("--documents=image question answer",), "holds pictures without texts"),
+        ("report", "a.csv", ("--columns=question=Q",), "--columns names 'question', which is no"),
+        ("report", "a.csv", ("--documents=frontal lateral report",), "must show one picture"),
         ("embed", "a.csv", (), r"a\.csv must end with \.npz"),
         ("report", "a.csv", ("--mask-ratio=2",), r"mask_ratio=2\.0"),
         ("report", "a.csv", ("--seed=-1",), r"--seed=-1"),

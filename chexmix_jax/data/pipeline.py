@@ -184,8 +184,11 @@ class _Reader:
   def __init__(self, config: DataConfig, plan: Plan):
     self._config, self._plan = config, plan
     self._vocabulary = plan.vocabulary
+    texts = {text for form in plan.forms for text in form.texts}
+    fields = ["codes", "views", *(f"{t}_{what}" for t in texts for what in ("ids", "sentences"))]
     self._sources = [
-        tokens.open_tokens(folder, "train") for folder, _ in parse_folders(config.tokens)
+        tokens.open_tokens(folder, "train", fields=fields)
+        for folder, _ in parse_folders(config.tokens)
     ]
 
   def __call__(self, rows: Sequence[Sequence[packing.Entry]]) -> dict[str, np.ndarray]:

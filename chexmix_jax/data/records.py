@@ -322,7 +322,7 @@ class RecordSource:
   """Random access to the decoded records of one split; also a Grain data source.
 
   Text features come as str, sequences of bytes as lists, the rest as arrays. `numbers` chooses
-  records, by number.
+  records, by number, and `fields` what is decoded of each; by default all.
   """
 
   def __init__(
@@ -331,14 +331,19 @@ class RecordSource:
       kind: str,
       split: str,
       numbers: np.ndarray | None = None,
+      fields: Sequence[str] | None = None,
   ):
     card = read_card(folder, kind)
     _check_split(card, folder, split)
     builder = tfds.builder_from_directory(str(folder))
-    features = builder.info.features
+    features = {k: v for k, v in builder.info.features.items() if fields is None or k in fields}
+    self._features = tfds.features.FeaturesDict(features)
     self._texts = [k for k, v in features.items() if isinstance(v, tfds.features.Text)]
     # Of a split whose records were all refused ArrayRecord cannot make a source.
-    self._source = builder.as_data_source(split=split) if card["splits"][split] else []
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    self._source = (
+        builder.as_data_source(split=split, deserialize_method=raw) if card["splits"][split] else []
+    )
     self._numbers = range(len(self._source)) if numbers is None else [int(n) for n in numbers]
 
   def __len__(self) -> int:
@@ -348,7 +353,7 @@ class RecordSource:
     return (self[index] for index in range(len(self)))
 
   def __getitem__(self, index: int) -> Record:
-    record = self._source[self._numbers[index]]
+    record = self._features.deserialize_example_np(self._source[self._numbers[index]])
     for name in self._texts:
       record[name] = record[name].decode()
     return record

@@ -109,15 +109,19 @@ def read_index(tokens_dir: pathlib.Path, split: str) -> dict[str, np.ndarray]:
 
 
 def open_tokens(
-    tokens_dir: pathlib.Path, split: str, need: Sequence[str] = ()
+    tokens_dir: pathlib.Path,
+    split: str,
+    need: Sequence[str] = (),
+    fields: Sequence[str] | None = None,
 ) -> records.RecordSource:
   """Random access to the records of a split, of those that have all of `need`, some of INDEXED.
 
   A record has study_id, patient_id, codes (pictures, h*w), views, labels (14,), and of each of
-  documents.TEXT_PARTS NAME_ids and NAME_sentences, the lengths where its sentences end.
+  documents.TEXT_PARTS NAME_ids and NAME_sentences, the lengths where its sentences end; or of these
+  what is named in `fields`, which is faster to read.
   """
   numbers = records.which_have(read_index(tokens_dir, split), need)
-  return records.RecordSource(tokens_dir, KIND, split, numbers)
+  return records.RecordSource(tokens_dir, KIND, split, numbers, fields)
 
 
 def load_tokens(

@@ -55,6 +55,15 @@ def test_the_text_tokenizer_sees_the_training_split_only(tmp_path, write_annotat
   assert len(tokenizer.encode("zz")) >= 2
 
 
+def test_the_text_tokenizer_reads_questions_and_answers(tmp_path, fake_source):
+  changes = {i: {"report": None, "question": "qqqq", "answer": "zzzz"} for i in range(5)}
+  prepare.run(fake_source(5, changes), tmp_path / "studies", LoadOptions(8), WriteOptions())
+  tokenizer = train_text_tokenizer.run(
+      tmp_path / "studies", 300, tmp_path / "sp.model", at_most=True
+  )
+  assert len(tokenizer.encode("qqqq zzzz")) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,19 +2,23 @@
 
 import collections
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chexmix_jax.data import studies, tokens
+from chexmix_jax.data import images, studies, tokens
+from chexmix_jax.data.load_study import LoadOptions
+from chexmix_jax.data.sources import source
+from chexmix_jax.data.write_studies import WriteOptions, write_studies
 from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.generation import Generation, GenerationConfig
 from chexmix_jax.inference.generate import GenerateConfig, generate
 from chexmix_jax.labeler import label_report
-from chexmix_jax.labels import INDEX
+from chexmix_jax.labels import INDEX, describe_labels
 from chexmix_jax.metrics.findings import FINDINGS
 from chexmix_jax.models.transformer import abstract_params
 from chexmix_jax.tokenizers.bpe import BPETokenizer
@@ -178,6 +182,117 @@ def test_pictures_are_hidden_and_the_indication_goes_before_the_report(
     assert row.tolist() == [*expected, *text]
   assert {"bleu_4", "bleu_4/mask=0.50", "bleu_4/with_indication"} <= set(result.figures)
   assert result.values["num_empty/mask=0.50"] == 10
+
+
+def make_picture(seed, size):
+  return np.random.default_rng(seed).integers(0, 256, (size, size), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def asked(context, tmp_path_factory):
+  """The context with 12 test studies, of two views; of some there is a question, yes or no."""
+  rows = []
+  for i in range(15):
+    labels = np.zeros(14, np.int8)
+    labels[[INDEX["Edema"], INDEX["Fracture"]]] = i % 2, i % 3 == 0
+    rows.append(
+        source.Row(
+            f"s{i}", f"p{i}", "test" if i < 12 else "train", f"row {i}",
+            pictures=tuple(
+                source.Picture(view, f"{view}{i}", functools.partial(make_picture, [i, number]))
+                for number, view in enumerate(("lateral", "frontal"))
+            ),
+            labels=labels,
+            question="is it large?" if i >= 4 else "",
+            answer=("no" if i % 4 == 0 else "yes") if i >= 4 else "",
+        )
+    )  # fmt: skip
+  folder = tmp_path_factory.mktemp("asked")
+  made = source.gather({"source": "asked"}, rows, merge=False)
+  write_studies(made, folder / "studies", LoadOptions(16), WriteOptions())
+  write_tokens(
+      folder / "studies", context.image_tokenizer, context.text_tokenizer, context.vocabulary,
+      folder / "tokens",
+  )  # fmt: skip
+  return dataclasses.replace(context, studies=folder / "studies", tokens=folder / "tokens")
+
+
+def test_answers_are_written_after_their_questions(asked, monkeypatch, values_of):
+  config = dataclasses.replace(CONFIG, documents="image (question) answer", num_studies=7)
+  evaluation = Generation(asked, config)
+  vocabulary, encode = asked.vocabulary, asked.text_tokenizer.encode
+  given = []
+
+  def generate_ids(config, vocabulary, params, prompts, *_):
+    given.extend(prompts)
+    return [np.array([*encode("no"), vocabulary.boi], np.int32)] * len(prompts)
+
+  monkeypatch.setattr("chexmix_jax.evaluation.generation.generate_ids", generate_ids)
+  result = evaluation.run({})
+  assert result.artefacts["study_ids"].tolist() == [f"s{i}" for i in range(4, 11)]
+  assert result.artefacts["references"].tolist() == (["no", *["yes"] * 3] * 2)[:7]
+  boi, eoi, eot = vocabulary.boi, vocabulary.eoi, vocabulary.eot
+  for i, prompt in enumerate(given, start=4):
+    pixels = images.to_float(make_picture([i, 1], 16))[None, ..., None]
+    codes = asked.image_tokenizer.encode(pixels).reshape(-1)
+    ids = [boi, *vocabulary.codes_to_ids(codes), eoi, eot, *encode("is it large?"), eot]
+    assert prompt.tolist() == ids
+  values = values_of(result)
+  assert values["exact_match"] == pytest.approx(2 / 7)
+  # Of the training split two answers of three are yes.
+  assert values["most_common_report/exact_match"] == pytest.approx(5 / 7)
+  assert values["num_studies"] == 7 and values["num_left_out"] == 4
+  assert not any("finding" in name or "positive" in name for name in result.figures)
+  assert result.options["prompt"] == "image,question" and result.options["text"] == "answer"
+  assert "findings" not in result.options
+
+
+def test_labels_in_words_after_two_views(asked, monkeypatch, values_of):
+  config = dataclasses.replace(
+      CONFIG, documents="frontal lateral labels", num_studies=99, mask_ratios=(0.5,)
+  )
+  evaluation = Generation(asked, config)
+  labels = [row["labels"] for row in tokens.open_tokens(asked.tokens, "test")]
+  said = list(filter(None, map(describe_labels, labels)))
+  assert evaluation._references == said and evaluation._num_left_out == 12 - len(said) > 0
+  given = []
+
+  def generate_ids(config, vocabulary, params, prompts, *_):
+    given.extend(prompts)
+    return [np.array(asked.text_tokenizer.encode(text), np.int32) for text in said]
+
+  monkeypatch.setattr("chexmix_jax.evaluation.generation.generate_ids", generate_ids)
+  result = evaluation.run({})
+  values = values_of(result)
+  assert values["finding_f1/Edema"] == values["exact_match"] == 1
+  for prompt in given:
+    frontal, lateral = (prompt[1:17] == asked.vocabulary.mask, prompt[19:35])
+    assert frontal.sum() == (lateral == asked.vocabulary.mask).sum() == 8
+    assert len(prompt) == 37
+  assert any(
+      (prompt[1:17] == asked.vocabulary.mask).tolist()
+      != (prompt[19:35] == asked.vocabulary.mask).tolist()
+      for prompt in given
+  )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"documents": "image"}, r"generation\.documents: 'image' must be one form"),
+        ({"documents": "image text"}, r"generation\.documents: 'image text' is no form"),
+        ({"documents": "image findings", "indication": True}, "default documents alone"),
+    ],
+)
+def test_documents_that_make_no_sense_are_named(settings, message):
+  with pytest.raises(UserError, match=message):
+    GenerationConfig(**settings)
+
+
+def test_a_part_that_no_study_has_is_named(context):
+  config = dataclasses.replace(CONFIG, documents="image (question) answer")
+  with pytest.raises(UserError, match=r"No study of test in .* all of 'image \(question\) answer'"):
+    Generation(context, config)
 
 
 def test_a_missing_split_and_a_size_of_nothing_are_named(context):

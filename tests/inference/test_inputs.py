@@ -71,6 +71,27 @@ def test_a_rexrank_json_has_one_picture_a_case(tmp_path):
   assert inputs.cases == cases
 
 
+def test_texts_stand_beside_the_pictures(tmp_path):
+  (tmp_path / "a.csv").write_text("path,Q,why\na.png, Is it?,x\na.png,,\nb.png\n")
+  inputs = list_inputs(tmp_path / "a.csv", text_columns={"question": "Q", "indication": "why"})
+  assert inputs.names == ("a.png", "a.png", "b.png")
+  assert inputs.texts == {"question": ("Is it?", "", ""), "indication": ("x", "", "")}
+  cases = {"a": {"image_path": "a.png", "context": "x"}, "b": {"image_path": "b.png"}}
+  path = tmp_path / "a.json"
+  path.write_text(json.dumps(cases | {"b": cases["b"] | {"context": float("nan")}}))
+  assert list_inputs(path, text_columns={"indication": "context"}).texts == {
+      "indication": ("x", "")
+  }
+  path.write_text(json.dumps(cases))
+  with pytest.raises(UserError, match=r"Case b of .*a\.json has no 'context' for the indication"):
+    list_inputs(path, text_columns={"indication": "context"})
+  with pytest.raises(UserError, match=r"Row 2 of .*a\.csv has no 'q' .* --columns=question=COLUMN"):
+    list_inputs(tmp_path / "a.csv", text_columns={"question": "q"})
+  (tmp_path / "a.png").touch()
+  with pytest.raises(UserError, match=r"holds pictures without texts; .* has q"):
+    list_inputs(tmp_path / "a.png", text_columns={"question": "q"})
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

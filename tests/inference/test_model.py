@@ -157,6 +157,26 @@ def test_reports_go_on_from_the_picture(model, pictures, codes_of):
   assert len(set(reports)) > 1
 
 
+def test_an_answer_goes_on_from_picture_and_question(model, pictures, codes_of):
+  ids = model.vocabulary.codes_to_ids(codes_of.reshape(6, 16))
+  questions = ["is the heart large?"] * 5 + [""]
+  prompts = []
+  for row, question in zip(ids, questions, strict=True):
+    parts = {"image": row, "question": model.text_tokenizer.encode(question)}
+    prompts.append(make_prompt(model.vocabulary, parts if question else {"image": row}))
+  new = generate_ids(
+      model.config, model.vocabulary, model.params, prompts, report_options(model.vocabulary), 6
+  )
+  form = "(image) (question) answer"
+  answers = model.generate_reports(pictures, documents=form, prompts={"question": questions})
+  assert answers == [read_report(model.vocabulary, model.text_tokenizer, row) for row in new]
+  # Without its question the last one is like a report.
+  reports = model.generate_reports(pictures)
+  assert answers[:5] != reports[:5] and answers[5] == reports[5]
+  with pytest.raises(UserError, match="mend its 'question'"):
+    model.generate_reports(pictures, documents=form)
+
+
 def test_generated_ids_are_those_of_a_loop(model, forward):
   prompts = [np.array([9, 8, 7]), [5], np.arange(9)]
   end = model.vocabulary.boi
