@@ -251,7 +251,7 @@ def test_goes_on_where_it_was_stopped_without_reading_again(tmp_path, fake_sourc
   with pytest.raises(KeyboardInterrupt):
     write_studies(data, tmp_path / "out", LOAD, options)
   assert not (tmp_path / "out").exists()
-  with pytest.raises(UserError, match="unfinished studies of other input or settings"):
+  with pytest.raises(UserError, match="unfinished studies of other input, settings or version"):
     write_studies(data, tmp_path / "out", LoadOptions(32), options)
   before = len(reads)
   write_studies(data, tmp_path / "out", LOAD, options)
