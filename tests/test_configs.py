@@ -1,5 +1,6 @@
 """The files in configs/: each builds, lists every setting, and has the published shape."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 
 from chexmix_jax import cli, config
 from chexmix_jax.ablation import AblationConfig
+from chexmix_jax.data.documents import parse_forms
 from chexmix_jax.data.masking import MaskingConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.run import EvaluateConfig
@@ -92,6 +94,20 @@ def test_stage_1_masks_nothing_and_stage_2_goes_on_from_it():
   assert two.data.masking.image.prob > 0 and two.data.masking.text.prob > 0
   assert two.init.endswith("stage1")
   assert two.data.tokens == one.data.tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("report", "report"), ("labels", "labels"), ("vqa", "answer"), ("masked_image", "image")],
+)
+def test_the_tasks_differ_in_their_documents_alone(name, written):
+  report, task = build("finetune_report.py"), build(f"finetune_{name}.py")
+  assert dataclasses.replace(task, data=report.data) == report
+  assert task.data.tokens == report.data.tokens and task.data.batch_size == report.data.batch_size
+  for form in parse_forms(task.data.documents):
+    assert set(form.parts) - set(form.prompts) == {written}
+    assert form.min_context(1024) <= task.data.context
+  assert (task.data.masking.image.prob > 0) == (name == "masked_image")
 
 
 def test_the_image_tokenizer_has_the_published_shape():

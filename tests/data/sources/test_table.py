@@ -105,11 +105,14 @@ def test_each_question_is_a_study_of_its_own(tmp_path):
       "b.png,2,y,Where?,left,,1\n"
       "a.png,1,x,Where?,right,,2\n"
       "c.png,1,x,,,,3\n"
+      "d.png,1:1,x,,,,4\n"
   )
   columns = {"image": "p", "study": "s", "patient": "who", "question": "q", "answer": "a",
              "report": "r", "order": "o"}  # fmt: skip
   made = table.studies(path, tmp_path, columns)
-  assert not made.refused
+  # Nothing is merged into a question.
+  (refusal,) = made.refused
+  assert refusal.where.endswith("row 7") and refusal.kind == "duplicate id"
   found = {s.study_id: s for s in made.studies}
   assert {name: (s.patient_id, s.question, s.answer) for name, s in found.items()} == {
       "1:1": ("x", "Is it large?", "yes"), "1": ("x", "", ""), "2:1": ("y", "Where?", "left"),
