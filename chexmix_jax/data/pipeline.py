@@ -112,7 +112,8 @@ def make_plan(config: DataConfig, findings: Sequence[str] = ()) -> Plan:
     index = tokens.read_index(folder, "train")
     lengths = packing.document_lengths(index, forms, num_codes)
     if targets is not None and not targets.is_complete:
-      knows = [targets.knows(record) for record in tokens.open_tokens(folder, "train")]
+      records = tokens.open_tokens(folder, "train", fields=FindingTargets.FIELDS)
+      knows = [targets.knows(record) for record in records]
       lengths[~np.array(knows)] = 0
     num_studies += int(lengths.any(axis=1).sum())
     num_cut += int((lengths > config.context).any(axis=1).sum())
@@ -186,6 +187,8 @@ class _Reader:
     self._vocabulary = plan.vocabulary
     texts = {text for form in plan.forms for text in form.texts}
     fields = ["codes", "views", *(f"{t}_{what}" for t in texts for what in ("ids", "sentences"))]
+    if plan.targets is not None:
+      fields += FindingTargets.FIELDS
     self._sources = [
         tokens.open_tokens(folder, "train", fields=fields)
         for folder, _ in parse_folders(config.tokens)

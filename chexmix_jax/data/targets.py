@@ -31,6 +31,9 @@ class FindingTargets:
   Raises UserError for a finding that records, or the file, do not have.
   """
 
+  FIELDS = ("study_id", "labels")
+  """What it reads of a record."""
+
   def __init__(self, findings: Sequence[str], config: LabelConfig):
     self._findings, self._config = tuple(findings), config
     self._table = read_label_file(pathlib.Path(config.file), findings) if config.file else None
