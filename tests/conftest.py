@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import json
 import pathlib
 
@@ -27,6 +28,11 @@ from chexmix_jax.tokenizers.vocabulary import Vocabulary
 # No test is timed.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+# Orbax has every replica save a slice of an array: a program to compile for each of eight devices
+# and each shape. What is small is saved by one, as on one device; test_two_processes.py has slices.
+ocp.type_handlers.get_type_handler(jax.Array)._min_slice_bytes_for_replica_parallel = 1 << 20
+# What was imported is never garbage, and a checkpoint's reading collects all that is.
+gc.freeze()
 
 SIZE = 16
 # Ġ stands for a space, Ċ for a new line.
