@@ -21,9 +21,9 @@ from chexmix_jax import config as config_lib
 from chexmix_jax.errors import Stopped, UserError, exit_status
 
 ENTRY_POINTS = (
-    "quickstart", "prepare", "train_image_tokenizer", "train_text_tokenizer", "tokenize", "train",
-    "plan", "evaluate", "ablation", "predict", "convert",
-    "model_card", "bench",
+    "quickstart", "prepare", "train_image_tokenizer", "train_text_tokenizer",
+    "extend_text_tokenizer", "tokenize", "train", "plan", "evaluate", "ablation", "predict",
+    "convert", "model_card", "bench",
 )  # fmt: skip
 
 

@@ -29,7 +29,9 @@ def run(
   image = ImageTokenizer.load(image_tokenizer)
   text = load_text_tokenizer(text_tokenizer)
   layout = Vocabulary.bpe if isinstance(text, BPETokenizer) else Vocabulary.sentencepiece
-  vocabulary = layout(text.vocab_size, image.num_codes)
+  vocabulary = layout(text.vocab_size - len(text.added), image.num_codes)
+  if text.added:
+    vocabulary = vocabulary.extended(len(text.added))
   return write_tokens(studies, image, text, vocabulary, output, process_index, process_count)
 
 
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--image_tokenizer", type=pathlib.Path, required=True, help="its folder")
   parser.add_argument(
       "--text_tokenizer", type=pathlib.Path, required=True,
-      help="its model file, or a folder with vocab.json and merges.txt",
+      help="its model file, a folder with vocab.json and merges.txt, or an extended one",
   )  # fmt: skip
   parser.add_argument("--output", type=pathlib.Path, required=True)
   cli.add_process_arguments(parser)

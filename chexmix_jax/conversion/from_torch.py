@@ -72,16 +72,19 @@ def convert(
       raise UserError("--widen gives the published layout; leave --vocabulary out.")
     if text is not None and not isinstance(text, BPETokenizer):
       raise UserError(f"--widen wants GPT-2's kind of text tokenizer; {text_tokenizer} is another.")
+    if text is not None and text.added:
+      raise UserError(f"{text_tokenizer} was extended; name its base, and extend that afterwards.")
     num_text = Vocabulary.published().num_text if text is None else text.vocab_size
     vocabulary = Vocabulary.bpe(num_text, image_config.num_codes)
     tensors = _Widened(files, vocabulary, str(model))
   config = phi.config_from_torch(tensors.shapes, _settings(model), str(model))
   if not widen:
     vocabulary = _vocabulary(vocabulary_file, config.vocab_size, image_config.num_codes)
-  if text is not None and text.vocab_size != vocabulary.num_text:
+  if text is not None and text.vocab_size != vocabulary.text_vocab_size:
     raise UserError(
-        f"{text_tokenizer} has {text.vocab_size} ids, but the vocabulary has {vocabulary.num_text}"
-        " of text; name the text tokenizer that the model was trained with."
+        f"{text_tokenizer} has {text.vocab_size} ids, but the vocabulary has"
+        f" {vocabulary.text_vocab_size} of text; name the text tokenizer that the model was trained"
+        " with."
     )
   params = phi.params_from_torch(config, tensors, str(model))
   if params["lm_head"]["kernel"].dtype == ml_dtypes.bfloat16:
@@ -92,7 +95,9 @@ def convert(
   partial.mkdir(parents=True)
   image = ImageTokenizer(image_config, image_params)
   image.save(partial / "image_tokenizer")
-  if isinstance(text, BPETokenizer):
+  if text is not None and text_tokenizer is not None and text.added:
+    shutil.copytree(text_tokenizer, partial / "text_tokenizer")
+  elif isinstance(text, BPETokenizer):
     text.save(partial / "text_tokenizer")
   elif text_tokenizer is not None:
     shutil.copyfile(text_tokenizer, partial / "text_tokenizer.model")
@@ -176,8 +181,9 @@ def _vocabulary(path: pathlib.Path | None, rows: int, num_codes: int) -> Vocabul
   """The published one, or that of an ids.json: dict(text, img, pad, boi, eoi, eot).
 
   There `text` and `img` count the rows of either kind, in this order, `pad` those that follow: mask
-  and padding. Ids from boi on are no report text. An image tokenizer with fewer codes than `img`
-  leaves the last of these rows unused.
+  and padding, and added text tokens, which `extra_offset` and `extra_text` tell of. Ids from boi on
+  are no report text. An image tokenizer with fewer codes than `img` leaves the last of these rows
+  unused.
   """
   if path is None:
     vocabulary = Vocabulary.bpe(Vocabulary.published().num_text, num_codes)
@@ -190,6 +196,7 @@ def _vocabulary(path: pathlib.Path | None, rows: int, num_codes: int) -> Vocabul
           size=end + ids["pad"], num_text=min(ids["text"], ids["boi"], ids["eoi"]),
           image_offset=ids["text"], num_codes=min(room, num_codes), boi=ids["boi"],
           eoi=ids["eoi"], eot=ids["eot"], mask=end, pad=end + 1,
+          extra_offset=ids.get("extra_offset", 0), extra_text=ids.get("extra_text", 0),
       )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise UserError(

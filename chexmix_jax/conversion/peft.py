@@ -107,6 +107,11 @@ def export(
   params, _ = load_params(checkpoint, sharded_shapes(mesh, trained), step)
   init = pathlib.Path(job["train"]["init"])
   if saved:
+    if read_model(init).vocab_size != config.vocab_size:
+      raise UserError(
+          f"{checkpoint} has text tokens that its base has no rows for, which PEFT cannot add; use"
+          " to_torch, which merges all that was trained."
+      )
     params = with_rows(adapter, join(load_base(init, config, mesh, job["base"]), params))
 
   partial = output.with_name(f".{output.name}.partial")

@@ -44,6 +44,8 @@ def export(
     OUTPUT/ids.json                                                  what `from_torch` asks for
     OUTPUT/vocab.json, merges.txt, tokenizer_config.json             of a CodeGenTokenizer, or
     OUTPUT/tokenizer.model                                           if there is one
+    OUTPUT/text_tokenizer/                                           instead, if it was extended:
+                             torch's tokenizers can have no ids behind the image codes
     OUTPUT/NOTICE and licences                                       if the checkpoint has them
 
   The tokenizers are those in the folder of the checkpoint, unless others are named. Raises
@@ -91,7 +93,9 @@ def export(
     write_state_dict(partial / "vqgan.ckpt", {name: read() for name, _, read in image_tensors})
     settings = yaml.safe_dump(vqgan.config_to_torch(network.config), sort_keys=False)
     (partial / "vq_gan.yaml").write_text(settings)
-  if isinstance(tokenizer, BPETokenizer):
+  if text is not None and tokenizer is not None and tokenizer.added:
+    shutil.copytree(text, partial / "text_tokenizer")
+  elif isinstance(tokenizer, BPETokenizer):
     tokenizer.save(partial)
     _write_json(partial / "tokenizer_config.json", _codegen_settings(tokenizer.vocab_size, context))
   elif text is not None:
@@ -130,6 +134,7 @@ def _codegen_settings(num_text: int, context: int) -> dict[str, Any]:
 
 
 def _ids(vocabulary: Vocabulary) -> dict[str, int]:
+  extra = {"extra_offset": vocabulary.extra_offset, "extra_text": vocabulary.extra_text}
   return {
       "text": vocabulary.image_offset,
       "img": vocabulary.mask - vocabulary.image_offset,
@@ -137,6 +142,7 @@ def _ids(vocabulary: Vocabulary) -> dict[str, int]:
       "boi": vocabulary.boi,
       "eoi": vocabulary.eoi,
       "eot": vocabulary.eot,
+      **(extra if vocabulary.extra_text else {}),
   }
 
 

@@ -81,7 +81,8 @@ def write_tokens(
         bar.update(shard.stop - shard.start)
         continue
       index: dict[str, list[int]] = {name: [] for name in tokens.INDEXED}
-      made = _tokens(sources[shard.split], shard, image_tokenizer, text_tokenizer, ends)
+      source = sources[shard.split]
+      made = _tokens(source, shard, image_tokenizer, text_tokenizer, ends, vocabulary)
       writer.write(shard, _noted(made, index, bar), {"refused": [], "index": index})
   with writer.finishing() as is_mine:
     if not is_mine:
@@ -109,6 +110,7 @@ def _tokens(
     image_tokenizer: ImageTokenizer,
     text_tokenizer: TextTokenizer,
     ends: SentenceEnds,
+    vocabulary: Vocabulary,
 ) -> Iterator[records.Record]:
   """Records of a shard; the next pictures are decoded while these are encoded."""
   height, width = image_tokenizer.grid
@@ -139,7 +141,7 @@ def _tokens(
         texts: dict[str, np.ndarray] = {}
         for name in TEXT_PARTS:
           ids = np.asarray(text_tokenizer.encode(studies.text_of(row, name)), np.int32)
-          texts |= {f"{name}_ids": ids, f"{name}_sentences": ends(ids)}
+          texts |= {f"{name}_ids": vocabulary.text_to_ids(ids), f"{name}_sentences": ends(ids)}
         yield {
             "study_id": row["study_id"],
             "patient_id": row["patient_id"],
@@ -155,7 +157,7 @@ def _check_sizes(
 ) -> None:
   for what, size, room in (
       ("image tokenizer", image_tokenizer.num_codes, vocabulary.num_codes),
-      ("text tokenizer", text_tokenizer.vocab_size, vocabulary.num_text),
+      ("text tokenizer", text_tokenizer.vocab_size, vocabulary.text_vocab_size),
   ):
     if size != room:
       raise UserError(

@@ -100,7 +100,8 @@ class ZeroShot:
   def _scores(self, params: Params) -> np.ndarray:
     context = self._context
     phrases = [phrase for name in self._findings for phrase in PHRASES[name]]
-    texts = [np.array(context.text_tokenizer.encode(phrase), np.int32) for phrase in phrases]
+    encoded = (np.array(context.text_tokenizer.encode(phrase), np.int32) for phrase in phrases)
+    texts = [context.vocabulary.text_to_ids(ids) for ids in encoded]
     likelihoods = log_likelihoods(
         context.model, context.vocabulary, params, context.vocabulary.codes_to_ids(self._codes),
         texts, self._config.images_a_pass, len(texts), "zero-shot classification",

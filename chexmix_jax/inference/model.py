@@ -178,9 +178,13 @@ class Model:
     ])
     ids = np.where(hidden, self.vocabulary.mask, self.vocabulary.codes_to_ids(codes))
     texts = prompt_texts(form, prompts or {}, len(ids))
+
+    def encode(text: str) -> np.ndarray:
+      return self.vocabulary.text_to_ids(np.array(tokenizer.encode(text)))
+
     given = [
         make_prompt(self.vocabulary, {
-            part: row if part in IMAGE_PARTS else np.array(tokenizer.encode(texts[part][number]))
+            part: row if part in IMAGE_PARTS else encode(texts[part][number])
             for part in form.parts[:-1]
             if part in IMAGE_PARTS or texts[part][number]
         })

@@ -93,7 +93,7 @@ def read_report(vocabulary: Vocabulary, tokenizer: TextTokenizer, new: np.ndarra
   last special id; it spells no special id, and neither does this.
   """
   before = new[: np.argmax(new == vocabulary.boi)] if np.any(new == vocabulary.boi) else new
-  return tokenizer.decode(before[vocabulary.is_text(before)])
+  return tokenizer.decode(vocabulary.ids_to_text(before[vocabulary.is_text(before)]).tolist())
 
 
 def generate_ids(

@@ -1,9 +1,11 @@
 """GPT-2's byte-level BPE text tokenizer, from vocab.json and merges.txt."""
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.files import write_whole
+from chexmix_jax.tokenizers.text import extended_fingerprint
 from chexmix_jax.tokenizers.vocabulary import WHITE_SPACE_RUNS
 
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
@@ -32,11 +35,13 @@ class BPETokenizer:
 
   Attributes:
     vocab_size: number of ids, that of <|endoftext|> included, which `encode` never gives.
-    fingerprint: sha256 over the ids of all tokens and the merges in their order.
+    fingerprint: sha256 over the ids of all tokens and the merges in their order, see TextTokenizer.
+    added: tokens added behind the WHITE_SPACE_RUNS.
   """
 
-  def __init__(self, vocab: bytes, merges: bytes):
+  def __init__(self, vocab: bytes, merges: bytes, added: Sequence[str] = ()):
     """Takes the two files' content; UserError where it is damaged or does not fit."""
+    self.added = tuple(added)
     self._files = {VOCAB_FILE: vocab, MERGES_FILE: merges}
     ids, pairs = _read_vocab(vocab), _read_merges(merges)
     ordinary = ids.keys() - {END_OF_TEXT}
@@ -52,22 +57,30 @@ class BPETokenizer:
     self._tokenizer.add_tokens(
         [tokenizers.AddedToken(run, normalized=False) for run in WHITE_SPACE_RUNS]
     )
-    self.vocab_size: int = len(ids) + len(WHITE_SPACE_RUNS)
+    self._num_base = len(ids) + len(WHITE_SPACE_RUNS)
+    self._added_ids = {token: i for i, token in enumerate(self.added, self._num_base)}
+    # The longest that fits. (The library would read letters beyond ASCII in its tokens as bytes.)
+    longest_first = sorted(self.added, key=len, reverse=True)
+    self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if added else None
+    self.vocab_size: int = self._num_base + len(self.added)
     facts = json.dumps([sorted(ids, key=ids.__getitem__), pairs, WHITE_SPACE_RUNS])
-    self.fingerprint: str = hashlib.sha256(facts.encode()).hexdigest()
+    base = hashlib.sha256(facts.encode()).hexdigest()
+    self.fingerprint: str = extended_fingerprint(base, self.added)
 
   @classmethod
-  def load(cls, folder: str | os.PathLike[str]) -> "BPETokenizer":
+  def load(
+      cls, folder: str | os.PathLike[str], added: Sequence[str] = ()
+  ) -> "BPETokenizer":
     """Reads vocab.json and merges.txt of `folder`; UserError when they are missing or unfit."""
     folder = pathlib.Path(folder)
     try:
-      files = [(folder / name).read_bytes() for name in (VOCAB_FILE, MERGES_FILE)]
+      vocab, merges = ((folder / name).read_bytes() for name in (VOCAB_FILE, MERGES_FILE))
     except OSError as error:
       raise UserError(
           f"{error.filename} cannot be read; name a folder with {VOCAB_FILE} and {MERGES_FILE}."
       ) from error
     try:
-      return cls(*files)
+      return cls(vocab, merges, added)
     except UserError as error:
       raise UserError(f"{folder} holds no GPT-2 tokenizer: {error}") from error
 
@@ -83,11 +96,23 @@ class BPETokenizer:
 
   def encode(self, text: str) -> list[int]:
     """Ids of the text as it is."""
-    return self._tokenizer.encode(text).ids
+    if self._split is None:
+      return self._tokenizer.encode(text).ids
+    ids = []
+    for part in self._split.split(text):
+      number = self._added_ids.get(part)
+      ids += self._tokenizer.encode(part).ids if number is None else [number]
+    return ids
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of ids in [0, vocab_size); bytes that are no UTF-8 become U+FFFD."""
-    return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+    texts = []
+    for is_added, group in itertools.groupby(map(int, ids), lambda i: i >= self._num_base):
+      if is_added:
+        texts += [self.added[i - self._num_base] for i in group]
+      else:
+        texts.append(self._tokenizer.decode(list(group), skip_special_tokens=False))
+    return "".join(texts)
 
 
 def _read_vocab(content: bytes) -> dict[str, int]:

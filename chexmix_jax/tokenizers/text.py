@@ -2,13 +2,15 @@
 
 import hashlib
 import io
+import json
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.files import write_whole
@@ -31,17 +33,30 @@ class TextTokenizer(Protocol):
 
   Attributes:
     vocab_size: the ids are [0, vocab_size).
-    fingerprint: hex; equal for tokenizers that give the same ids.
+    fingerprint: hex; equal for tokenizers that give the same ids. With added tokens it is the
+      base's, a plus sign and one of theirs, see `base_fingerprint`.
+    added: tokens with the last ids, in their order, each of which is found before anything else.
   """
 
   vocab_size: int
   fingerprint: str
+  added: tuple[str, ...]
 
   def encode(self, text: str) -> list[int]:
     """Ids of a text, which never spells a special id of the model."""
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of ids in [0, vocab_size)."""
+
+
+def base_fingerprint(fingerprint: str) -> str:
+  """Of the tokenizer without its added tokens."""
+  return fingerprint.partition("+")[0]
+
+
+def extended_fingerprint(base: str, added: Sequence[str]) -> str:
+  """Of a tokenizer of the fingerprint `base` with added tokens."""
+  return f"{base}+{hashlib.sha256(json.dumps(added).encode()).hexdigest()}" if added else base
 
 
 class SentencePieceTokenizer:
@@ -51,19 +66,26 @@ class SentencePieceTokenizer:
 
   Attributes:
     vocab_size: number of ids.
-    fingerprint: sha256 of the model file.
+    fingerprint: sha256 of the model file, see TextTokenizer.
+    added: tokens added behind those of the model file.
+    model: the model file, with the added tokens as its last pieces.
   """
 
-  def __init__(self, model: bytes):
-    self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  def __init__(self, model: bytes, added: Sequence[str] = ()):
+    """UserError for an added token that the model has already."""
+    self.added = tuple(added)
+    self.fingerprint: str = extended_fingerprint(hashlib.sha256(model).hexdigest(), self.added)
+    self.model = _with_pieces(model, self.added) if added else model
+    self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model)
     self.vocab_size: int = self._processor.get_piece_size()
-    self.fingerprint: str = hashlib.sha256(model).hexdigest()
 
   @classmethod
-  def load(cls, path: str | os.PathLike[str]) -> "SentencePieceTokenizer":
+  def load(
+      cls, path: str | os.PathLike[str], added: Sequence[str] = ()
+  ) -> "SentencePieceTokenizer":
     """Loads a model file; UserError when it is missing or is no SentencePiece model."""
     try:
-      return cls(pathlib.Path(path).read_bytes())
+      return cls(pathlib.Path(path).read_bytes(), added)
     except OSError as error:
       raise UserError(
           f"{path} cannot be read; name the --output of train_text_tokenizer."
@@ -78,6 +100,22 @@ class SentencePieceTokenizer:
   def decode(self, ids: Sequence[int]) -> str:
     """Text of ids in [0, vocab_size); bytes that are no UTF-8 become U+FFFD."""
     return self._processor.decode([int(i) for i in ids])
+
+
+def _with_pieces(model: bytes, added: Sequence[str]) -> bytes:
+  """The model with user-defined pieces at its end, which SentencePiece takes out of a text first.
+
+  Of those that fit it takes the longest. The ids before them stay as they are.
+  """
+  proto: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+  proto.ParseFromString(model)
+  pieces = [token.replace(" ", _SPACE_MARK) for token in added]
+  known = {piece.piece for piece in proto.pieces}
+  if there := [token for token, piece in zip(added, pieces, strict=True) if piece in known]:
+    raise UserError(f"{there[0]!r} is a token of the text tokenizer already; leave it out.")
+  for piece in pieces:
+    proto.pieces.add(piece=piece, type=proto.SentencePiece.USER_DEFINED)
+  return proto.SerializeToString()
 
 
 def train_sentencepiece(

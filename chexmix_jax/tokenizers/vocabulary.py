@@ -39,6 +39,8 @@ class Vocabulary:
     eot: start of text (T_s); in the published model the text tokenizer's end-of-text.
     mask: stands in for a hidden input token.
     pad: fills rows; never a target with weight.
+    extra_offset: id of the first text token that was added later, see `extended`.
+    extra_text: how many were added; 0 for none.
   """
 
   size: int
@@ -50,6 +52,8 @@ class Vocabulary:
   eot: int
   mask: int
   pad: int
+  extra_offset: int = 0
+  extra_text: int = 0
 
   def __post_init__(self):
     special = {name: getattr(self, name) for name in ("boi", "eoi", "eot", "mask", "pad")}
@@ -103,6 +107,25 @@ class Vocabulary:
     """That of the published model: GPT-2's BPE and 8,192 codes."""
     return cls.bpe(num_text=50295, num_codes=8192)
 
+  def extended(self, extra_text: int) -> "Vocabulary":
+    """The same ids, and behind them all those of text tokens that were added to the tokenizer.
+
+    The size stays a multiple of 64 where it is one. UserError where some were added before.
+    """
+    if self.extra_text:
+      raise UserError("The vocabulary was extended before; extend the first one by all tokens.")
+    size = self.size + extra_text
+    if self.size % 64 == 0:
+      size = -(-size // 64) * 64
+    return dataclasses.replace(
+        self, size=size, extra_offset=self.size, extra_text=extra_text
+    )
+
+  @property
+  def text_vocab_size(self) -> int:
+    """Ids of the text tokenizer, those that were added among them."""
+    return self.num_text + self.extra_text
+
   @property
   def report_end(self) -> int:
     """The id that a decoder waits for at the end of a report.
@@ -119,14 +142,24 @@ class Vocabulary:
     """Image codes of token ids, same shape; the ids must be image ids."""
     return ids - self.image_offset
 
+  def text_to_ids(self, text: np.ndarray) -> np.ndarray:
+    """Token ids of the text tokenizer's ids, same shape."""
+    return np.where(text < self.num_text, text, text - self.num_text + self.extra_offset)
+
+  def ids_to_text(self, ids: np.ndarray) -> np.ndarray:
+    """The text tokenizer's ids of token ids, same shape; the ids must be text."""
+    return np.where(ids < self.num_text, ids, ids - self.extra_offset + self.num_text)
+
   def is_image(self, ids: Any) -> Any:
     """Which ids are image codes."""
     return (ids >= self.image_offset) & (ids < self.image_offset + self.num_codes)
 
   def is_text(self, ids: np.ndarray) -> np.ndarray:
     """Which ids are report text (the start-of-text token is not)."""
-    return (ids < self.num_text) & (ids != self.eot)
+    is_extra = (ids >= self.extra_offset) & (ids < self.extra_offset + self.extra_text)
+    return ((ids < self.num_text) & (ids != self.eot)) | is_extra
 
   def to_dict(self) -> dict[str, Any]:
-    """Plain dict for a JSON file."""
-    return dataclasses.asdict(self)
+    """Plain dict for a JSON file, which says nothing of added tokens where there are none."""
+    facts = dataclasses.asdict(self)
+    return {k: v for k, v in facts.items() if self.extra_text or not k.startswith("extra_")}

@@ -23,13 +23,8 @@ from chexmix_jax.parallel.hardware import chip_of
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import check_sharded, named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.base import describe_base, load_base
-from chexmix_jax.training.checkpoint import (
-    Checkpoints,
-    read_job,
-    saved_steps,
-    write_job,
-)
+from chexmix_jax.training.base import base_card, describe_base, load_base
+from chexmix_jax.training.checkpoint import Checkpoints, saved_steps, write_job
 from chexmix_jax.training.logging import (
     MetricsWindow,
     NotFiniteError,
@@ -203,7 +198,7 @@ def check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
 def _load_init(config: TrainConfig, job: dict[str, Any], mesh: jax.sharding.Mesh) -> Params:
   """The parameters of another run, whose ids must mean what the tokens' ids mean."""
   run_dir = pathlib.Path(config.init)
-  theirs = read_job(run_dir)["tokens"]
+  theirs = base_card(run_dir, job["tokens"], config.model.adapter)
   for key in ("vocabulary", "image_tokenizer", "text_tokenizer"):
     if theirs[key] != job["tokens"][key]:
       raise UserError(

@@ -8,6 +8,7 @@ from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 VOCABULARIES = [
     Vocabulary.sentencepiece(300, 64), Vocabulary.bpe(311, 64), Vocabulary.published(),
+    Vocabulary.sentencepiece(300, 64).extended(3), Vocabulary.published().extended(5),
 ]  # fmt: skip
 
 
@@ -60,6 +61,26 @@ def test_every_text_id_of_our_own_layout_is_text():
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_dict_round_trip(vocabulary):
   assert Vocabulary(**vocabulary.to_dict()) == vocabulary
+
+
+def test_added_text_tokens_lie_behind_all_other_ids():
+  for base in VOCABULARIES[:3]:
+    extended = base.extended(3)
+    text = np.arange(extended.text_vocab_size)
+    ids = extended.text_to_ids(text)
+    np.testing.assert_array_equal(ids, [*range(base.num_text), *range(base.size, base.size + 3)])
+    np.testing.assert_array_equal(extended.ids_to_text(ids), text)
+    assert extended.is_text(ids[-3:]).all()
+    everywhere = np.arange(base.size)
+    np.testing.assert_array_equal(extended.is_text(everywhere), base.is_text(everywhere))
+  assert VOCABULARIES[0].size == 384 and VOCABULARIES[0].extended(3).size == 448
+  assert VOCABULARIES[2].extended(3).size == 58565
+  with pytest.raises(UserError, match="was extended before"):
+    VOCABULARIES[3].extended(1)
+
+
+def test_a_card_says_nothing_of_tokens_where_none_were_added():
+  assert list(Vocabulary.published().to_dict())[-1] == "pad"
 
 
 @pytest.mark.parametrize(
