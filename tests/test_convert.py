@@ -1,5 +1,6 @@
 """Weights go to PyTorch's files and come back, and what does not fit leaves nothing behind."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -18,6 +19,7 @@ from chexmix_jax.models.transformer import Transformer, TransformerConfig
 from chexmix_jax.models.unstack import unstack_layers
 from chexmix_jax.models.vqgan import VQGANConfig
 from chexmix_jax.models.vqgan import init_params as init_vqgan
+from chexmix_jax.tokenizers.load import extend_text_tokenizer, load_text_tokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
 IMAGE = VQGANConfig(
@@ -126,6 +128,28 @@ def test_a_language_model_gets_rows_for_pictures(theirs, tmp_path, bpe_dir):
   bias = np.asarray(model.params["lm_head"]["bias"])
   assert bias.shape == (402,)
   assert (output / "text_tokenizer" / "vocab.json").exists()
+
+
+def test_an_extended_text_tokenizer_goes_there_and_back(theirs, tmp_path, bpe_dir):
+  extended = tmp_path / "extended"
+  tokenizer = extend_text_tokenizer(bpe_dir, ("<finding>", "coração"), extended)
+  vocabulary = Vocabulary.bpe(311, 16).extended(2)
+  ids = {
+      "text": 384, "img": 16, "pad": 4, "boi": 311, "eoi": 312, "eot": 272,
+      "extra_offset": 402, "extra_text": 2,
+  }  # fmt: skip
+  _write_model(theirs, dataclasses.replace(MODEL, vocab_size=404, num_layers=1))
+  (theirs / "ids.json").write_text(json.dumps(ids))
+  ours, back = tmp_path / "ours", tmp_path / "back"
+  _from_torch(theirs, ours, f"--text-tokenizer={extended}")
+  tokens = json.loads((ours / "job.json").read_text())["tokens"]
+  assert Vocabulary(**tokens["vocabulary"]) == vocabulary
+  convert.main(["to_torch", f"--checkpoint={ours}", f"--output={back}"])
+  assert json.loads((back / "ids.json").read_text()) == ids
+  found = load_text_tokenizer(back / "text_tokenizer")
+  assert found.fingerprint == tokens["text_tokenizer"] == tokenizer.fingerprint
+  with pytest.raises(UserError, match="was extended; name its base"):
+    _from_torch(theirs, tmp_path / "w", "--widen", f"--text-tokenizer={extended}", vocabulary="")
 
 
 @pytest.mark.parametrize(
