@@ -69,7 +69,8 @@ def load_config(
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
   """Takes `--config=PATH[:argument]` and `--config.a.b=value` out of argv.
 
-  Returns the config with its overrides, and the rest of argv. `default` is the path where there is
+  Returns the config with its overrides, and the rest of argv; a group of settings that need not be
+  there is left out by `--config.a.b=None`. `default` is the path where there is
   no `--config`. With the dataclass `schema`, settings that the file leaves at their defaults can be
   overridden too. Raises UserError that names the file or the key.
   """
@@ -85,6 +86,7 @@ def load_config(
   if schema is not None:
     complete = config_lib.to_dict(config_lib.build(schema, config.to_dict(), path))
     config = ml_collections.ConfigDict(complete)
+  overrides = [each for each in overrides if not _takes_group_away(config, each)]
   for override in overrides:
     _check_key(config, override, path)
   values = flags.FlagValues()
@@ -134,6 +136,22 @@ def _read(path: str) -> ml_collections.ConfigDict:
   if not isinstance(config, ml_collections.ConfigDict):
     raise UserError(f"get_config of {name} gives no ml_collections.ConfigDict; mend the file.")
   return config
+
+
+def _takes_group_away(config: ml_collections.ConfigDict, override: str) -> bool:
+  """Does what `--config.a.b=None` says where that is a group of settings."""
+  name, _, value = override.partition("=")
+  *parents, last = name.split(".")[1:]
+  node: Any = config
+  for key in parents:
+    node = node.get(key) if isinstance(node, ml_collections.ConfigDict) else None
+  if value != "None" or not isinstance(node, ml_collections.ConfigDict):
+    return False
+  if not isinstance(node.get(last), ml_collections.ConfigDict):
+    return False
+  with node.ignore_type():
+    node[last] = None
+  return True
 
 
 def _check_key(config: ml_collections.ConfigDict, override: str, path: str) -> None:

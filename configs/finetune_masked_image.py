@@ -7,10 +7,10 @@ import ml_collections
 from chexmix_jax import cli
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(*init: str) -> ml_collections.ConfigDict:
   """What differs from configs/finetune_report.py: the documents and their masking."""
   path = pathlib.Path(__file__).with_name("finetune_report.py")
-  config, _ = cli.load_config([], default=str(path))
+  config, _ = cli.load_config([], default=":".join((str(path), *init)))
   # A row is one image. As in stage 2 it is hidden in part, and all of its codes carry loss.
   config.data.documents = "image"
   config.data.context = 1026

@@ -1,11 +1,23 @@
 """Reports for the radiographs of one place, by an adapter on the 2.8-billion-parameter model."""
 
+import pathlib
+
 import ml_collections
 
+from chexmix_jax.training.checkpoint import read_job
 
-def get_config() -> ml_collections.ConfigDict:
-  """The settings of `python -m chexmix_jax.train`; `init` names the run or converted folder."""
-  return ml_collections.ConfigDict({
+_PUBLISHED = "runs/published"
+_SHAPE = (
+    "num_layers", "width", "num_heads", "mlp_dim", "rotary_dim", "rope_base", "norm_eps", "qk_norm"
+)  # fmt: skip
+
+
+def get_config(init: str = _PUBLISHED) -> ml_collections.ConfigDict:
+  """The settings of `python -m chexmix_jax.train`; `init` names the run or converted folder.
+
+  With `finetune_report.py:RUN` that is RUN, and the shape is that of its model.
+  """
+  config = ml_collections.ConfigDict({
       # The shape of the model that is adapted. A vocab_size of 0 takes that of the tokens.
       "model": {
           "vocab_size": 0, "num_layers": 32, "width": 2560, "num_heads": 32, "mlp_dim": 10240,
@@ -43,8 +55,12 @@ def get_config() -> ml_collections.ConfigDict:
       "steps": 500,
       # Rows go through one by one: 16 GB are enough.
       "accumulation": 16,
-      "init": "runs/published",
+      "init": init,
       "log_every": 10,
       "checkpoint_every": 50,
       "max_skipped": 10,
   })  # fmt: skip
+  if init != _PUBLISHED:
+    shape = read_job(pathlib.Path(init))["train"]["model"]
+    config.model.update({name: shape[name] for name in _SHAPE})
+  return config

@@ -7,10 +7,10 @@ import ml_collections
 from chexmix_jax import cli
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(*init: str) -> ml_collections.ConfigDict:
   """What differs from configs/finetune_report.py: the documents."""
   path = pathlib.Path(__file__).with_name("finetune_report.py")
-  config, _ = cli.load_config([], default=str(path))
+  config, _ = cli.load_config([], default=":".join((str(path), *init)))
   # Loss is on the answer alone.
   config.data.documents = "(image) (question) answer"
   return config

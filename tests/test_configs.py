@@ -1,6 +1,7 @@
 """The files in configs/: each builds, lists every setting, and has the published shape."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
@@ -46,7 +47,7 @@ LARGE = [name for name in FILES if ":" not in name]  # The others say what diffe
 def build(name, *overrides):
   values, rest = cli.load_config([f"--config={CONFIGS / name}", *overrides])
   assert not rest
-  return config.build(FILES[name], values.to_dict())
+  return config.build(FILES.get(name, TrainConfig), values.to_dict())
 
 
 def test_every_file_is_tested():
@@ -143,3 +144,20 @@ def test_overrides_reach_the_dataclass():
   assert tokenizer.model.channel_multipliers == (1, 2)
   with pytest.raises(UserError, match=r"config\.model\.dtype='float16' must be one of"):
     build("stage1_2p8b.py", "--config.model.dtype=float16")
+
+
+def test_an_adapter_or_all_of_the_model_is_trained():
+  assert build("finetune_report.py").model.adapter.rank == 16
+  assert build("finetune_vqa.py", "--config.model.adapter=None").model.adapter is None
+  with pytest.raises(UserError, match="masking must be a group of settings, not None"):
+    build("finetune_vqa.py", "--config.data.masking=None")
+
+
+def test_the_shape_is_that_of_the_run_that_is_named(tmp_path):
+  ours = transformer.TransformerConfig(num_layers=8, width=64, num_heads=2, mlp_dim=128)
+  job = {"train": {"model": config.to_dict(ours)}}
+  (tmp_path / "job.json").write_text(json.dumps(job))
+  found = build(f"finetune_classification.py:{tmp_path}")
+  assert found.init == str(tmp_path)
+  assert (found.model.num_layers, found.model.width, found.model.mlp_dim) == (8, 64, 128)
+  assert found.model.classifier.layer == 3 and found.model.dtype == "bfloat16"
