@@ -36,11 +36,11 @@ def main(argv: list[str] | None = None) -> None:
       ("output", True, "folder to write"),
   ):
     writing.add_argument(f"--{name}", type=pathlib.Path, required=is_required, help=text)
-  writing.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+  writing.add_argument("--step", type=int, help=cli.STEP_HELP)
   adapting = commands.add_parser("from_peft", help="a run from an adapter of PEFT's")
   for name, text in (
       ("adapter", "folder with adapter_config.json and adapter_model.safetensors"),
-      ("base", "run or converted folder whose newest checkpoint it adapts"),
+      ("base", "run or converted folder that it adapts"),
       ("output", "folder to write"),
   ):
     adapting.add_argument(f"--{name}", type=pathlib.Path, required=True, help=text)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
       ("output", True, "folder to write"),
   ):
     sharing.add_argument(f"--{name}", type=pathlib.Path, required=is_required, help=text)
-  sharing.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+  sharing.add_argument("--step", type=int, help=cli.STEP_HELP)
   args = parser.parse_args(argv)
   if args.command == "from_torch":
     job = from_torch.convert(

@@ -29,7 +29,7 @@ from chexmix_jax.evaluation.score import score_file
 from chexmix_jax.files import check_place, write_whole
 from chexmix_jax.labeler.table import label_file
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
-from chexmix_jax.training.checkpoint import read_job, saved_steps
+from chexmix_jax.training.checkpoint import last_step, saved_steps
 
 _POLL_S = 10.0
 
@@ -37,15 +37,12 @@ _POLL_S = 10.0
 def follow(
     evaluator: Evaluator, checkpoint: pathlib.Path, output: pathlib.Path, poll: float = _POLL_S
 ) -> None:
-  """Evaluates every checkpoint that a run writes into `output`/STEP, until its last step.
+  """Evaluates every checkpoint that a run writes into `output`/STEP, until it ends.
 
   Waits for a run that has not begun. A checkpoint that the run deletes meanwhile is passed over.
   """
   seen: set[int] = set()
-  last = None
-  while last is None or last not in seen:
-    if last is None and (checkpoint / "job.json").exists():
-      last = read_job(checkpoint)["train"]["steps"]
+  while not (checkpoint / "job.json").exists() or last_step(checkpoint) not in seen:
     new = [step for step in saved_steps(checkpoint) if step not in seen]
     for step in new:
       try:
@@ -80,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
       "--checkpoint", type=pathlib.Path, action="append", required=True,
       help="run directory; may be given several times, each with an --output of its own",
   )  # fmt: skip
-  parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+  parser.add_argument("--step", type=int, help=cli.STEP_HELP)
   parser.add_argument(
       "--follow", action="store_true",
       help="evaluate each new checkpoint of a run that trains, into OUTPUT/STEP",

@@ -20,7 +20,7 @@ from chexmix_jax.evaluation.sections import Found, read_found
 from chexmix_jax.evaluation.summary import cells, summary_rows
 from chexmix_jax.files import check_place, write_whole
 from chexmix_jax.models.transformer import TransformerConfig, abstract_params
-from chexmix_jax.training.checkpoint import read_job, saved_steps
+from chexmix_jax.training.checkpoint import ranked_steps, read_job
 from chexmix_jax.training.logging import count_parameters
 from chexmix_jax.training.trainable import abstract_trained
 
@@ -49,14 +49,14 @@ def write_card(
     studies: Sequence[pathlib.Path] = (),
     evaluation: pathlib.Path | None = None,
 ) -> None:
-  """Writes the card of a run's newest checkpoint as Markdown.
+  """Writes the card of a run's checkpoint as Markdown, its best with validations, else its newest.
 
   `studies` are outputs of prepare, `evaluation` is one of evaluate. Raises UserError for folders
   that are none of these, and for an evaluation of another checkpoint.
   """
   check_place(output)
   job = read_job(checkpoint)
-  steps = saved_steps(checkpoint)
+  steps = ranked_steps(checkpoint)
   if not steps:
     raise UserError(f"{checkpoint} has no checkpoint; train it first.")
   parts = [
@@ -106,6 +106,8 @@ def _training_rows(job: dict[str, Any], checkpoint: pathlib.Path) -> Iterator[tu
   data, optimizer = train["data"], train["optimizer"]
   yield "start", _name(train["init"]) if train["init"] else "fresh parameters"
   yield "steps", f"{train['steps']:,} of {data['batch_size']} rows of {data['context']:,} tokens"
+  if validation := train.get("validation"):
+    yield "checkpoint", f"of all validated ones the best by {validation['metric']} of the val split"
   yield "documents", data["documents"]
   for modality, mask in data["masking"].items():
     hidden = f"{mask['prob']:.0%} of the documents masked at {mask['low']:g} to {mask['high']:g}"

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
   # jax reads the environment when it is imported.
   from chexmix_jax.planning import generation, target, training
   from chexmix_jax.tokenizers.vocabulary import Vocabulary
-  from chexmix_jax.training.loop import TrainConfig
+  from chexmix_jax.training.setup import TrainConfig
 
   values, rest = cli.load_config(rest, schema=TrainConfig)
   if rest:

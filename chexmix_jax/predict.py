@@ -374,7 +374,7 @@ def _add_common_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       "--checkpoint", type=path, required=True, help="--output of train or convert"
   )
-  parser.add_argument("--step", type=int, help="of the checkpoint; default: the newest")
+  parser.add_argument("--step", type=int, help=cli.STEP_HELP)
   parser.add_argument(
       "--input", type=path, required=True,
       help="a PNG, JPEG or DICOM file, a folder, a CSV, or a ReXrank JSON",

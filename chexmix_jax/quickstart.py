@@ -25,7 +25,8 @@ from chexmix_jax.files import write_whole
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
 from chexmix_jax.quickstart_report import write_quickstart_report
 from chexmix_jax.train_image_tokenizer import ImageTokenizerConfig
-from chexmix_jax.training.loop import TrainConfig, train
+from chexmix_jax.training.loop import train
+from chexmix_jax.training.setup import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

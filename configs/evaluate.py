@@ -1,7 +1,8 @@
-"""The protocols of chexmix_jax.evaluate: `quick` (minutes on two CPU cores), `paper`, or `nih14`.
+"""Protocols of chexmix_jax.evaluate: `quick` (minutes on two CPU cores), `paper`, and others.
 
 `nih14` is `paper` with the findings of NIH ChestX-ray14, of which records do not have all: name its
-table by --config.classification.label_file=PATH/Data_Entry_2017_v2020.csv.
+table by --config.classification.label_file=PATH/Data_Entry_2017_v2020.csv. `validation` is what a
+training run chooses its best checkpoint by, whole images on some studies of the val split.
 """
 
 import ml_collections
@@ -23,9 +24,20 @@ _PAPER = {
     "retrieval": {"pool_size": 1000, "validation_pool_size": 200},
 }  # fmt: skip
 
+_VALIDATION = {
+    "split": "val",
+    "classification": {"mask_ratios": (0.0,), "max_train": 500},
+    "zero_shot": {"num_studies": 100},
+    "inpainting": {"methods": ("one_pass",), "num_studies": 32, "num_validation": 32},
+    "generation": {"num_studies": 100},
+}
+
+
 def get_config(protocol: str = "quick") -> ml_collections.ConfigDict:
   """What differs from the defaults of the evaluations."""
-  config = ml_collections.ConfigDict({"quick": {}, "paper": _PAPER, "nih14": _PAPER}[protocol])
+  config = ml_collections.ConfigDict(
+      {"quick": {}, "paper": _PAPER, "nih14": _PAPER, "validation": _VALIDATION}[protocol]
+  )
   if protocol == "nih14":
     config.classification.findings = NIH14
     config.classification.label_file = "Data_Entry_2017_v2020.csv"

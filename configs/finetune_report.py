@@ -59,6 +59,14 @@ def get_config(init: str = _PUBLISHED) -> ml_collections.ConfigDict:
       "log_every": 10,
       "checkpoint_every": 50,
       "max_skipped": 10,
+      # The best checkpoint is that of the least loss on reports of the val split.
+      "validation": {
+          "studies": 200, "metric": "loss", "patience": 5,
+          "evaluation": {
+              "studies": "", "tokens": "", "image_tokenizer": "", "text_tokenizer": "",
+              "protocol": "",
+          },
+      },
   })  # fmt: skip
   if init != _PUBLISHED:
     shape = read_job(pathlib.Path(init))["train"]["model"]

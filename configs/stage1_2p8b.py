@@ -41,4 +41,5 @@ def get_config() -> ml_collections.ConfigDict:
       "log_every": 20,
       "checkpoint_every": 500,
       "max_skipped": 10,
+      "validation": None,
   })  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from chexmix_jax import cli, train
 from chexmix_jax.errors import Stopped, UserError
-from chexmix_jax.training.loop import TrainConfig
+from chexmix_jax.training.setup import TrainConfig
 
 STAGE1 = str(pathlib.Path(__file__).parents[1] / "configs" / "stage1_2p8b.py")
 

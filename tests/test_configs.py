@@ -20,7 +20,7 @@ from chexmix_jax.quickstart import QuickstartConfig
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 from chexmix_jax.train_image_tokenizer import ImageTokenizerConfig
 from chexmix_jax.training.logging import count_parameters
-from chexmix_jax.training.loop import TrainConfig
+from chexmix_jax.training.setup import TrainConfig
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 FILES = {
@@ -31,6 +31,7 @@ FILES = {
     "evaluate.py:quick": EvaluateConfig,
     "evaluate.py:paper": EvaluateConfig,
     "evaluate.py:nih14": EvaluateConfig,
+    "evaluate.py:validation": EvaluateConfig,
     "stage1_2p8b.py": TrainConfig,
     "stage2_2p8b.py": TrainConfig,
     "finetune_report.py": TrainConfig,

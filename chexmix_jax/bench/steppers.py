@@ -16,8 +16,8 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.loop import TrainConfig, check_batch
 from chexmix_jax.training.optimizer import make_optimizer
+from chexmix_jax.training.setup import TrainConfig, check_batch
 from chexmix_jax.training.step import abstract_state, jit_init_state, jit_train_step
 
 Batch = dict[str, np.ndarray]

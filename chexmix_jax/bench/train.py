@@ -37,7 +37,7 @@ from chexmix_jax.models import flops
 from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.parallel.hardware import chip_of
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.loop import TrainConfig
+from chexmix_jax.training.setup import TrainConfig
 
 BATCH, LENGTH = 16, 320
 # Of a picture of the published model's.

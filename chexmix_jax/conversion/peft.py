@@ -141,7 +141,7 @@ def export(
 
 
 def convert(folder: pathlib.Path, base: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
-  """Writes a run that adapts the newest checkpoint of `base` by PEFT's adapter; returns its job.
+  """Writes a run that adapts `base` by PEFT's adapter; returns its job.
 
     OUTPUT/job.json               the base's shape and ids, with the adapter
     OUTPUT/checkpoints/0/params   float32

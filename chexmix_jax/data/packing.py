@@ -5,7 +5,7 @@ documents of its own rows.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,22 +122,36 @@ class RowPacker:
       if self._next == len(self._entries):
         self._epoch, self._next = self._epoch + 1, 0
         self._load()
-      length = int(self._lengths[self._next])
-      fits = np.flatnonzero(self._room >= length)
-      if not len(fits) and len(self._rows) == self._open_rows:
-        return self._take(int(self._room.argmin()))
-      if len(fits):
-        row = int(fits[self._room[fits].argmin()])
-      else:
-        row = len(self._rows)
-        self._rows.append([])
-        self._room = np.append(self._room, self._context)
-      self._rows[row].append(Entry(self._epoch, *map(int, self._entries[self._next])))
-      self._room[row] -= length
-      self._next += 1
-      is_full = self._room[row] < self._shortest
-      if is_full or len(self._rows[row]) == max_documents(self._context):
-        return self._take(row)
+      if (row := self._place()) is not None:
+        return row
+
+  def rest_of_epoch(self) -> Iterator[list[Entry]]:
+    """The rows of all that has not been given out of this epoch, and no others."""
+    while self._next < len(self._entries):
+      if (row := self._place()) is not None:
+        yield row
+    while self._rows:
+      yield self._take(0)
+
+  def _place(self) -> list[Entry] | None:
+    """Puts the next document into a row, or makes room for it; a row that is given out by that."""
+    length = int(self._lengths[self._next])
+    fits = np.flatnonzero(self._room >= length)
+    if not len(fits) and len(self._rows) == self._open_rows:
+      return self._take(int(self._room.argmin()))
+    if len(fits):
+      row = int(fits[self._room[fits].argmin()])
+    else:
+      row = len(self._rows)
+      self._rows.append([])
+      self._room = np.append(self._room, self._context)
+    self._rows[row].append(Entry(self._epoch, *map(int, self._entries[self._next])))
+    self._room[row] -= length
+    self._next += 1
+    is_full = self._room[row] < self._shortest
+    if is_full or len(self._rows[row]) == max_documents(self._context):
+      return self._take(row)
+    return None
 
   def _take(self, row: int) -> list[Entry]:
     self._room = np.delete(self._room, row)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -74,6 +74,7 @@ class Plan:
   """What the documents and their order follow from.
 
   Attributes:
+    split: whose studies they are.
     vocabulary: of all folders.
     forms: of documents.
     sets: the studies of every folder.
@@ -82,6 +83,7 @@ class Plan:
     targets: of the classifier, if any.
   """
 
+  split: str
   vocabulary: Vocabulary
   forms: tuple[Form, ...]
   sets: tuple[packing.StudySet, ...]
@@ -90,7 +92,7 @@ class Plan:
   targets: FindingTargets | None = None
 
 
-def make_plan(config: DataConfig, findings: Sequence[str] = ()) -> Plan:
+def make_plan(config: DataConfig, findings: Sequence[str] = (), split: str = "train") -> Plan:
   """Reads how long the documents are; UserError where the context is too short for their images.
 
   `findings` are those of a classifier, which is trained on the studies that have its labels.
@@ -109,17 +111,17 @@ def make_plan(config: DataConfig, findings: Sequence[str] = ()) -> Plan:
     raise UserError(f"data.documents={config.documents!r}: a classifier needs a picture in each.")
   sets, num_studies, num_cut = [], 0, 0
   for folder, weight in parse_folders(config.tokens):
-    index = tokens.read_index(folder, "train")
+    index = tokens.read_index(folder, split)
     lengths = packing.document_lengths(index, forms, num_codes)
     if targets is not None and not targets.is_complete:
-      records = tokens.open_tokens(folder, "train", fields=FindingTargets.FIELDS)
+      records = tokens.open_tokens(folder, split, fields=FindingTargets.FIELDS)
       knows = [targets.knows(record) for record in records]
       lengths[~np.array(knows)] = 0
     num_studies += int(lengths.any(axis=1).sum())
     num_cut += int((lengths > config.context).any(axis=1).sum())
     sets.append(packing.StudySet(np.minimum(lengths, config.context), weight))
   vocabulary = Vocabulary(**card["vocabulary"])
-  return Plan(vocabulary, forms, tuple(sets), num_studies, num_cut, targets)
+  return Plan(split, vocabulary, forms, tuple(sets), num_studies, num_cut, targets)
 
 
 def train_iterator(
@@ -148,6 +150,61 @@ def train_iterator(
   rows = _RowDataset(config, plan, slice(process_index * share, (process_index + 1) * share))
   batches = rows.map(_Reader(config, plan))
   return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=_PREFETCH))
+
+
+class EpochStart:
+  """The first documents of the first epoch of a split, each once: the same batches every time.
+
+  They are what a run over this split would see first, with the same forms, masks and weights.
+  Batches are like those of `train_iterator`; the last one is filled up by rows without weight or
+  labels.
+  """
+
+  def __init__(
+      self,
+      config: DataConfig,
+      split: str,
+      number: int,
+      batch_size: int,
+      process_index: int = 0,
+      process_count: int = 1,
+      findings: Sequence[str] = (),
+  ):
+    """Of `number` documents, or all where there are fewer; `batch_size` rows over all processes.
+
+    `findings` are those of a classifier. Raises UserError for a split that is not there, or without
+    such documents.
+    """
+    plan = make_plan(config, findings, split)
+
+    def start(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+      entries, lengths = packing.make_epoch(plan.sets, plan.forms, config.shuffle_seed, epoch)
+      return entries[:number], lengths[:number]
+
+    packer = packing.RowPacker(start, config.context, config.packing_rows)
+    self._rows = list(packer.rest_of_epoch())
+    self._reader = _Reader(config, plan)
+    self._batch_size = batch_size
+    share = batch_size // process_count
+    self._share = slice(process_index * share, (process_index + 1) * share)
+    self.num_documents = sum(map(len, self._rows))
+
+  def __len__(self) -> int:
+    """Batches."""
+    return -(-len(self._rows) // self._batch_size)
+
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of each batch."""
+    for start in range(0, len(self._rows), self._batch_size):
+      rows = self._rows[start : start + self._batch_size]
+      missing = self._batch_size - len(rows)
+      # A row without a document would have tokens that attend to padding alone.
+      batch = self._reader([*rows, *[self._rows[0]] * missing][self._share])
+      is_filler = np.arange(self._batch_size)[self._share] >= len(rows)
+      batch["weights"][is_filler] = 0.0
+      if "labels" in batch:
+        batch["labels"][is_filler] = np.nan
+      yield batch
 
 
 class _RowDataset(grain.IterDataset):
@@ -190,7 +247,7 @@ class _Reader:
     if plan.targets is not None:
       fields += FindingTargets.FIELDS
     self._sources = [
-        tokens.open_tokens(folder, "train", fields=fields)
+        tokens.open_tokens(folder, plan.split, fields=fields)
         for folder, _ in parse_folders(config.tokens)
     ]
 

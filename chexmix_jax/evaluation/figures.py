@@ -111,6 +111,25 @@ def training_curves(stages: Mapping[str, Lines], image_tokenizer: Lines) -> Figu
   return figure
 
 
+def range_test(
+    rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, marks: Mapping[str, float]
+) -> Figure:
+  """Losses over learning rates, (N,) each, with marks at some rates, by name."""
+  figure, (axis,) = _figure(1, 1, 6.4, 3.8)
+  axis.plot(rates, losses, color=_GREY, linewidth=0.8, label="loss of a step")
+  axis.plot(rates, smoothed, color=_COLOURS[0], linewidth=1.8, label="smoothed")
+  for (name, rate), colour in zip(marks.items(), _COLOURS[1:], strict=False):
+    axis.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=f"{name}, {rate:.2g}")
+  axis.set_xscale("log")
+  # What is lost at the end would press all the rest into a line.
+  low, high = float(losses.min()), float(losses[: smoothed.argmin() + 1].max())
+  margin = 0.1 * (high - low)
+  axis.set_ylim(low - margin, min(float(losses.max()), high + 4 * margin) + margin)
+  _label(axis, "", "learning rate", "loss")
+  axis.legend(frameon=False, fontsize=8)
+  return figure
+
+
 def _figure(
     rows: int, columns: int, width: float, height: float, **options: Any
 ) -> tuple[Figure, list[Axes]]:

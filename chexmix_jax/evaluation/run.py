@@ -108,9 +108,7 @@ class Evaluator:
     stamps = {name: self._stamp(name, checkpoint, model, card) for name in self._names}
     pending = [name for name in stamps if not _is_finished(output, name, stamps[name])]
     for name in pending:
-      if name not in self._built:
-        settings = getattr(self._config, name)
-        self._built[name] = EVALUATIONS[name](context, settings)
+      self._build(name, context)
     for name in pending:
       start = time.perf_counter()
       result = self._built[name].run(model.params)
@@ -129,6 +127,22 @@ class Evaluator:
       )
     if pending:
       write_scores(output)
+
+  def score(self, model: LoadedModel) -> dict[str, float]:
+    """NAME/FIGURE -> number of all the evaluations; NaN where undefined. Writes nothing."""
+    _, context = self._prepare(model)
+    scores: dict[str, float] = {}
+    for name in self._names:
+      result = self._build(name, context).run(model.params)
+      resamples = Resamples(tuple(result.patient_ids), 1, self._seed)
+      values = _values(result, resamples)
+      scores |= {f"{name}/{figure}": value for figure, value in values.items()}
+    return scores
+
+  def _build(self, name: str, context: Context) -> Evaluation:
+    if name not in self._built:
+      self._built[name] = EVALUATIONS[name](context, getattr(self._config, name))
+    return self._built[name]
 
   def _prepare(self, model: LoadedModel) -> tuple[dict[str, Any], Context]:
     """The card of the tokens, and the context of the model: what was built for another goes."""
@@ -168,13 +182,17 @@ class Evaluator:
     }
 
 
+def _values(result: Result, resamples: Resamples) -> dict[str, float]:
+  """All that is a number; NaN where undefined."""
+  figures = {name: resamples.value(function) for name, function in result.figures.items()}
+  return {name: float(value) for name, value in (result.values | figures).items()}
+
+
 def _resample(
     name: str, result: Result, resamples: Resamples
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
   """Values and intervals of all that is a number, and the replicates of the figures."""
-  values = result.values | {
-      figure: resamples.value(function) for figure, function in result.figures.items()
-  }
+  values = _values(result, resamples)
   undefined = [figure for figure, value in values.items() if not math.isfinite(value)]
   if undefined:
     print(f"{name}: undefined and left out: {', '.join(undefined)}")
@@ -184,7 +202,7 @@ def _resample(
       if figure not in undefined
   }
   return {
-      "values": {key: float(value) for key, value in values.items() if key not in undefined},
+      "values": {key: value for key, value in values.items() if key not in undefined},
       "intervals": {figure: interval(sampled) for figure, sampled in replicates.items()},
   }, replicates
 

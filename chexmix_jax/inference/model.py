@@ -314,9 +314,10 @@ def load(
 ) -> Model:
   """The model in a run directory of `train`, or in what `convert` wrote.
 
-  `step` is that of the checkpoint, by default the newest. The tokenizers are those of `convert` in
-  the directory, or those at the paths that are given; `train` leaves none there. Without a text
-  tokenizer everything but text works. `batch_size` is that of every pass.
+  `step` is that of the checkpoint, by default the best of a run with validations, and else the
+  newest. The tokenizers are those of `convert` in the directory, or those at the paths that are
+  given; `train` leaves none there. Without a text tokenizer everything but text works. `batch_size`
+  is that of every pass.
 
   Raises UserError where the directory holds no such checkpoint, and for tokenizers other than those
   it was trained with.
@@ -340,10 +341,10 @@ def load(
 
 
 def load_model(run_dir: pathlib.Path, step: int | None = None) -> LoadedModel:
-  """The newest (or the given) checkpoint of a run, sharded over all devices' data axis.
+  """The checkpoint of a run, sharded over all devices' data axis.
 
-  What a run with an adapter trained is merged into its base. Raises UserError where the folder is
-  not a run or holds no such checkpoint, or its base is gone.
+  `step` is as of load_params. What a run with an adapter trained is merged into its base. Raises
+  UserError where the folder is not a run or holds no such checkpoint, or its base is gone.
   """
   job = read_job(run_dir)
   config = read_model(run_dir)

@@ -22,8 +22,8 @@ from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import named_sharding, param_shardings
 from chexmix_jax.planning import hlo
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.loop import TrainConfig
 from chexmix_jax.training.optimizer import make_optimizer
+from chexmix_jax.training.setup import TrainConfig
 from chexmix_jax.training.step import abstract_batch, abstract_state, jit_train_step
 
 # Compiled at full effort a step takes four times as long and needs 1 to 2 % less memory.

@@ -22,9 +22,9 @@ from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.parallel.hardware import Chip
 from chexmix_jax.parallel.mesh import AXES
 from chexmix_jax.planning.roofline import Roofline
-from chexmix_jax.training.loop import TrainConfig
 from chexmix_jax.training.loss import CHUNK_LOGITS
 from chexmix_jax.training.optimizer import OptimizerConfig, make_optimizer
+from chexmix_jax.training.setup import TrainConfig
 from chexmix_jax.training.step import abstract_state
 
 

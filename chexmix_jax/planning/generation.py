@@ -9,7 +9,7 @@ from chexmix_jax.planning.compile import compile_generation
 from chexmix_jax.planning.estimate import state_bytes
 from chexmix_jax.planning.roofline import Roofline, roofline
 from chexmix_jax.planning.target import Target
-from chexmix_jax.training.loop import TrainConfig
+from chexmix_jax.training.setup import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from chexmix_jax.planning.estimate import (
 )
 from chexmix_jax.planning.roofline import Roofline, roofline
 from chexmix_jax.planning.target import Target
-from chexmix_jax.training.loop import TrainConfig
+from chexmix_jax.training.setup import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,14 +15,22 @@ from chexmix_jax.models.transformer import Params, TransformerConfig, abstract_p
 from chexmix_jax.parallel.sharding import param_shardings, parameter_name, sharded_shapes
 from chexmix_jax.tokenizers.text import base_fingerprint
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.checkpoint import load_params, read_job, saved_steps
+from chexmix_jax.training.checkpoint import (
+  load_params,
+  ranked_steps,
+  read_job,
+  saved_steps,
+)
 from chexmix_jax.training.trainable import abstract_trained, merged_params, prepare_params
 
 
 def describe_base(run_dir: pathlib.Path) -> dict[str, Any]:
-  """What job.json says of the base: step of its newest checkpoint, sha256 of its own job.json."""
+  """What job.json says of the base: step of its checkpoint, sha256 of its own job.json.
+
+  The checkpoint is its best, of a run with validations, and else its newest.
+  """
   read_job(run_dir)
-  steps = saved_steps(run_dir)
+  steps = ranked_steps(run_dir)
   if not steps:
     raise UserError(f"{run_dir} has no checkpoint; name another run.")
   digest = hashlib.sha256((run_dir / "job.json").read_bytes()).hexdigest()
@@ -62,8 +70,8 @@ def load_base(
 ) -> Params:
   """Parameters of the base on the mesh, in the precision in which a run with `config` holds them.
 
-  They are the newest that can be read, or those that `expected` names, see describe_base. A base
-  of fewer ids gets rows for the others. Raises UserError where the folder does not hold these.
+  They are those that `load_params` chooses, or that `expected` names, see describe_base. A base of
+  fewer ids gets rows for the others. Raises UserError where the folder does not hold these.
   """
   step = None
   if expected is not None:

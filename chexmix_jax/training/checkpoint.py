@@ -1,19 +1,21 @@
 """A run directory: its job as JSON, and Orbax checkpoints of state and data position.
 
-    RUN/job.json                 the whole config, the vocabulary and the tokens' card
-    RUN/checkpoints/STEP/params  parameters, a plain nested dict of arrays
-    RUN/checkpoints/STEP/train   optimizer state, step and random key
-    RUN/checkpoints/STEP/data    position in the data, the same for any number of processes
-    RUN/checkpoints/STEP/window  metrics of the steps since the last line of the log
+    RUN/job.json                     the whole config, the vocabulary and the tokens' card
+    RUN/checkpoints/STEP/params      parameters, a plain nested dict of arrays
+    RUN/checkpoints/STEP/train       optimizer state, step and random key
+    RUN/checkpoints/STEP/data        position in the data, the same for any number of processes
+    RUN/checkpoints/STEP/window      metrics of the steps since the last line of the log
+    RUN/checkpoints/STEP/validation  what validations have found so far, of a run that has any
 """
 
+import contextlib
 import gc
 import itertools
 import json
 import pathlib
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import grain
@@ -68,10 +70,53 @@ def saved_steps(run_dir: pathlib.Path) -> list[int]:
   return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
 
 
+def ranked_steps(run_dir: pathlib.Path) -> list[int]:
+  """The same, by how much they are to be preferred for use: the newest last, or the best.
+
+  The best is that of the validations, of a run that has any.
+  """
+  steps = saved_steps(run_dir)
+  best = (_newest_validation(run_dir, steps) or {}).get("best")
+  return [step for step in steps if step != best] + ([best] if best in steps else [])
+
+
+def last_step(run_dir: pathlib.Path) -> int:
+  """With which a run ends: that of its job, or where it has stopped early."""
+  steps = saved_steps(run_dir)
+  stopped = (_newest_validation(run_dir, steps) or {}).get("stopped", False)
+  return steps[-1] if stopped else read_job(run_dir)["train"]["steps"]
+
+
+def _newest_validation(run_dir: pathlib.Path, steps: list[int]) -> dict[str, Any] | None:
+  """What the newest checkpoint that knows of validations knows; None where none does."""
+  for step in reversed(steps):
+    with contextlib.suppress(OSError, ValueError):
+      if found := _read_validation(run_dir / "checkpoints" / str(step)):
+        return found
+  return None
+
+
+def _read_validation(folder: pathlib.Path) -> dict[str, Any] | None:
+  """That of a checkpoint, see Checkpoints.save; None where it has none."""
+  if not (folder / "validation").exists():
+    return None
+  return json.loads((folder / "validation" / "metadata").read_text())
+
+
+class _BestStep:
+  """Orbax's policy that keeps one checkpoint, whatever comes after it."""
+
+  step: int | None = None
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+    return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpoints:
   """Asynchronous saving and sharded restoring of a run's checkpoints.
 
-  Every process writes and reads the shards of its own devices.
+  Every process writes and reads the shards of its own devices. The `keep` newest are kept, and the
+  best.
   """
 
   def __init__(self, run_dir: pathlib.Path, keep: int = 2):
@@ -79,7 +124,12 @@ class Checkpoints:
     if jax.process_index() == 0:
       for path in sorted((run_dir / "checkpoints").glob("*.orbax-checkpoint-tmp*")):
         _warn(f"{path} is a checkpoint whose saving was cut short; it is removed.")
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    self._best = _BestStep()
+    policies = [ocp.checkpoint_managers.LatestN(keep), self._best]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+        cleanup_tmp_directories=True,
+    )
     self._manager = ocp.CheckpointManager((run_dir / "checkpoints").absolute(), options=options)
 
   def save(
@@ -87,9 +137,16 @@ class Checkpoints:
       state: TrainState,
       iterator: grain.DatasetIterator,
       window: dict[str, Any] | None = None,
+      validation: dict[str, Any] | None = None,
   ) -> None:
-    """Starts saving state, data position and the window of metrics under the state's step."""
+    """Starts saving state, data position and the window of metrics under the state's step.
+
+    `validation` (for JSON) is what the run's validations have found: `best` is the step of the
+    best checkpoint, this one's perhaps, and `stopped` says whether the run ends early with it.
+    """
     train = {"opt_state": state.opt_state, "step": state.step, "key": state.key}
+    items = {} if validation is None else {"validation": ocp.args.JsonSave(validation)}
+    self._best.step = None if validation is None else validation["best"]
     self._manager.save(
         int(state.step),
         args=ocp.args.Composite(
@@ -97,20 +154,21 @@ class Checkpoints:
             train=ocp.args.StandardSave(train),
             data=ocp.args.JsonSave(iterator.get_state()),
             window=ocp.args.JsonSave(window or {}),
+            **items,
         ),
     )
 
   def restore(
       self, abstract: TrainState, iterator: grain.DatasetIterator
-  ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest state that can be read, on the shardings of `abstract`, and its window.
+  ) -> tuple[TrainState, dict[str, Any], dict[str, Any] | None]:
+    """The newest state that can be read, on the shardings of `abstract`; its window, validation.
 
     Sets the iterator to its position. Newer checkpoints, which cannot be read, are renamed. Raises
     UserError where none can be read.
     """
     train = {"opt_state": abstract.opt_state, "step": abstract.step, "key": abstract.key}
 
-    def read(folder: pathlib.Path) -> tuple[TrainState, Any, dict[str, Any]]:
+    def read(folder: pathlib.Path) -> tuple[TrainState, Any, dict[str, Any], Any]:
       # Not by way of the manager: where one process cannot read, the others would wait for it.
       params = ocp.StandardCheckpointHandler().restore(
           folder / "params", args=ocp.args.StandardRestore(abstract.params)
@@ -123,17 +181,17 @@ class Checkpoints:
           for name in ("data", "window")
       )
       state = TrainState(rest["step"], params, rest["opt_state"], rest["key"])
-      return state, data, window
+      return state, data, window, _read_validation(folder)
 
     steps = distributed.exchange("the restoring", saved_steps(self._run_dir))[0]
-    (state, data, window), step = _read_newest(self._run_dir, steps, read)
+    (state, data, window, validation), step = _read_last(self._run_dir, steps, read)
     if jax.process_index() == 0:
       for newer in steps[steps.index(step) + 1 :]:
         _set_aside(self._run_dir / "checkpoints" / str(newer))
     distributed.exchange("the end of the restoring")
     self._manager.reload()
     iterator.set_state(data)
-    return state, window
+    return state, window, validation
 
   def check(self) -> None:
     """Raises what a save that has ended in the background met."""
@@ -152,10 +210,10 @@ class Checkpoints:
       self._manager.close()
 
 
-def _read_newest(
+def _read_last(
     run_dir: pathlib.Path, steps: list[int], read: Callable[[pathlib.Path], T]
 ) -> tuple[T, int]:
-  """What `read` gives of the newest checkpoint that all processes can read, and its step."""
+  """What `read` gives of the last of these checkpoints that all processes can read; its step."""
   problem = ""
   for step in reversed(steps):
     folder = (run_dir / "checkpoints" / str(step)).absolute()
@@ -167,7 +225,7 @@ def _read_newest(
     problem = next(filter(None, problems))
     if jax.process_index() == 0:
       _warn(f"{folder} cannot be read ({problem}); it is passed over.")
-  tried = ", ".join(map(str, steps))
+  tried = ", ".join(map(str, sorted(steps)))
   raise UserError(
       f"{run_dir} has no checkpoint that can be read (tried those of step {tried}: {problem}); put"
       " back a copy of one, or train again."
@@ -216,26 +274,29 @@ def load_params(
     as_saved: bool = False,
     layers_apart: bool = False,
 ) -> tuple[Params, int]:
-  """Parameters of a run's checkpoint and its step; by default the newest that can be read.
+  """Parameters of a run's checkpoint and its step.
+
+  By default that is the best of a run with validations, and else the newest; where it cannot be
+  read, the newest other one.
 
   They come on the shardings of `abstract`, where it has any, and in its precision or `as_saved`;
   with `layers_apart` as `unstack_layers` leaves them, in no more memory than stacked ones.
   UserError where there is no such checkpoint, or where it is of another shape, naming the first
   parameter that differs.
   """
-  steps = distributed.exchange(f"the steps of {run_dir}", saved_steps(run_dir))[0]
+  steps = distributed.exchange(f"the steps of {run_dir}", ranked_steps(run_dir))[0]
   if not steps:
     raise UserError(f"{run_dir} has no checkpoint; train it first.")
   if step is not None:
     if step not in steps:
-      there = ", ".join(map(str, steps))
+      there = ", ".join(map(str, sorted(steps)))
       raise UserError(f"{run_dir} has no checkpoint of step {step}; it has {there}.")
     steps = [step]
 
   def read(folder: pathlib.Path) -> Params:
     return _read_params(folder / "params", abstract, as_saved, layers_apart)
 
-  return _read_newest(run_dir, steps, read)
+  return _read_last(run_dir, steps, read)
 
 
 def _read_params(

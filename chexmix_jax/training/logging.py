@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from chexmix_jax.errors import UserError
-from chexmix_jax.files import write_whole
+from chexmix_jax.files import write_lines, write_whole
 from chexmix_jax.progress import progress
 
 Row = dict[str, float]
@@ -56,6 +56,13 @@ class RunLog:
     self._file.write(json.dumps({"step": step, **scalars}) + "\n")
     self._file.flush()
     self._board.write(step, scalars)
+
+  def write_validation(self, lines: Sequence[Row], sentence: str) -> None:
+    """`validation.jsonl` with these lines; the last one also for TensorBoard and in words."""
+    write_lines(self._path.with_name("validation.jsonl"), lines)
+    scalars = {f"validation/{name}": value for name, value in lines[-1].items() if name != "step"}
+    self._board.write(int(lines[-1]["step"]), scalars)
+    self._bar.write(sentence, file=sys.stderr)
 
   def sync(self) -> None:
     """Returns when the lines are on the disk: they outlive the machine, as a checkpoint does."""
@@ -148,6 +155,10 @@ class MetricsWindow:
     """Waits for all steps, and writes a line."""
     while self._pending:
       self._consume(line=len(self._pending) == 1)
+
+  def restart_clock(self) -> None:
+    """Leaves the time since the last step out: it went into something else."""
+    self._times[-1] = time.perf_counter()
 
   def get_state(self) -> dict[str, Any]:
     """For a checkpoint: what lines to come need of the steps so far, for JSON; waits for them."""

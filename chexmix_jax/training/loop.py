@@ -6,24 +6,17 @@ import errno
 import functools
 import os
 import pathlib
-from typing import Any
+import sys
 
 import jax
 
-from chexmix_jax import config as config_lib
-from chexmix_jax.data.pipeline import DataConfig, make_plan, read_card, train_iterator
-from chexmix_jax.data.sources.files import file_sha256
 from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.models import flops
-from chexmix_jax.models.attention import check_backend
-from chexmix_jax.models.transformer import Params, TransformerConfig, abstract_params
+from chexmix_jax.models.transformer import abstract_params
 from chexmix_jax.parallel import distributed
-from chexmix_jax.parallel.distributed import StopRequest, batch_share
+from chexmix_jax.parallel.distributed import StopRequest
 from chexmix_jax.parallel.hardware import chip_of
-from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
-from chexmix_jax.parallel.sharding import check_sharded, named_sharding
-from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.base import base_card, describe_base, load_base
+from chexmix_jax.parallel.sharding import check_sharded
 from chexmix_jax.training.checkpoint import Checkpoints, saved_steps, write_job
 from chexmix_jax.training.logging import (
     MetricsWindow,
@@ -33,74 +26,22 @@ from chexmix_jax.training.logging import (
     count_parameters,
     is_finite,
 )
-from chexmix_jax.training.optimizer import (
-    OptimizerConfig,
-    learning_rate_schedule,
-    make_optimizer,
-)
-from chexmix_jax.training.step import TrainState, abstract_state, jit_init_state, jit_train_step
+from chexmix_jax.training.optimizer import learning_rate_schedule
+from chexmix_jax.training.setup import Setup, TrainConfig, set_up
+from chexmix_jax.training.step import TrainState, mean_losses
+from chexmix_jax.training.validation import History, Score, Validator
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """One training run.
-
-  Attributes:
-    model: its `vocab_size` is 0 (taken from the tokens) or equal to the tokens' vocabulary.
-    steps: optimizer steps in all.
-    accumulation: micro-batches a step; `data.batch_size` counts all of them.
-    init: run directory whose newest parameters to start from, or "" for fresh ones; with
-      `model.adapter` they are what is adapted, and the checkpoints hold only what is trained.
-    log_every: steps a line of metrics sums up.
-    checkpoint_every: steps between checkpoints; the last step is always kept.
-    max_skipped: steps in a row whose loss or gradient is not finite, after which a run ends.
-  """
-
-  model: TransformerConfig
-  data: DataConfig
-  optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-  seed: int = 0
-  steps: int = 1000
-  accumulation: int = 1
-  init: str = ""
-  log_every: int = 20
-  checkpoint_every: int = 200
-  max_skipped: int = 10
-
-  def __post_init__(self):
-    names = ("steps", "accumulation", "log_every", "checkpoint_every", "max_skipped")
-    config_lib.check_at_least_one(self, names, "a training")
-
-
-def make_job(config: TrainConfig) -> dict[str, Any]:
-  """What a run is made of, for JSON: its settings and the card of its tokens.
-
-  The mesh is left out, as a run may go on with other devices. Raises UserError where the model's
-  vocabulary is not that of the tokens.
-  """
-  card = read_card(config.data)
-  size = card["vocabulary"]["size"]
-  if config.model.vocab_size not in (0, size):
-    raise UserError(
-        f"model.vocab_size={config.model.vocab_size}, but the tokens in {config.data.tokens} have a"
-        f" vocabulary of {size}; set it to 0 to take theirs."
-    )
-  settings = config_lib.to_dict(config)
-  settings["model"]["vocab_size"] = size
-  del settings["mesh"]
-  job: dict[str, Any] = {"train": settings, "tokens": card}
-  if config.model.classifier is not None and config.data.labels.file:
-    job["labels_sha256"] = file_sha256(pathlib.Path(config.data.labels.file))
-  if config.model.adapter is not None:
-    if not config.init:
-      raise UserError("init is empty, but model.adapter adapts a model; name its run directory.")
-    job["base"] = describe_base(pathlib.Path(config.init))
-  return job
-
-
-def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train") -> None:
+def train(
+    config: TrainConfig,
+    run_dir: pathlib.Path,
+    description: str = "train",
+    score: Score | None = None,
+) -> None:
   """Trains to the last step, going on from the newest checkpoint in `run_dir` where there is one.
+
+  With `config.validation` it may stop before that, and ends with a summary of the validations;
+  `score` computes the figures of an evaluation for it.
 
   Steps whose loss or gradient is not finite are skipped. At SIGTERM it finishes the step, saves a
   checkpoint and raises Stopped. Raises UserError for inputs that do not fit together, for too many
@@ -109,7 +50,7 @@ def train(config: TrainConfig, run_dir: pathlib.Path, description: str = "train"
   try:
     jax.devices()  # libtpu takes hold of SIGTERM when it is loaded: before we do.
     with StopRequest() as stop:
-      _train(config, run_dir, description, stop)
+      _train(config, run_dir, description, stop, score)
       distributed.exchange("the last checkpoint")
   except NotFiniteError as error:
     newest = _newest(run_dir, "none")
@@ -130,87 +71,54 @@ def _newest(run_dir: pathlib.Path, otherwise: str = "the start") -> str:
 
 
 def _train(
-    config: TrainConfig, run_dir: pathlib.Path, description: str, stop: StopRequest
+    config: TrainConfig,
+    run_dir: pathlib.Path,
+    description: str,
+    stop: StopRequest,
+    score: Score | None,
 ) -> None:
-  job = make_job(config)
-  card = job["tokens"]
-  vocabulary = Vocabulary(**card["vocabulary"])
-  config = dataclasses.replace(
-      config, model=dataclasses.replace(config.model, vocab_size=vocabulary.size)
-  )
-  classifier = config.model.classifier
-  plan = make_plan(config.data, classifier.findings if classifier else ())
-  mesh = make_mesh(config.mesh)
-  check_batch(config, mesh)
-  if config.model.attention == "auto":
-    check_backend(config.model.dtype, config.model.num_heads, config.model.head_dim)
-  optimizer = make_optimizer(config.optimizer, config.steps)
-  share = batch_share(named_sharding(mesh, ("batch", None)), config.data.batch_size)
-  with (
-      jax.set_mesh(mesh),
-      contextlib.closing(train_iterator(config.data, *share, plan)) as iterator,
-  ):
-    abstract = abstract_state(config.model, optimizer, mesh)
-    step_fn = jit_train_step(
-        config.model, vocabulary, optimizer, abstract, mesh, config.accumulation
-    )
+  with set_up(config) as setup:
+    config, mesh = setup.config, setup.mesh
     resuming = bool(distributed.exchange("the run directory", saved_steps(run_dir))[0])
     # Whatever does not fit together has come to light before anything is written.
-    base = None
+    validator = None
+    if config.validation is not None:
+      validator = Validator(
+          config.validation, config.data, config.accumulation, config.model, setup.vocabulary,
+          setup.abstract, mesh, score,
+      )  # fmt: skip
     is_frozen = config.model.adapter is not None
-    if config.init and (is_frozen or not resuming):
-      base = _load_init(config, job, mesh)
+    base = setup.load_init() if is_frozen or not resuming else None
     writes = jax.process_index() == 0
     if writes:
-      write_job(run_dir, job)
+      write_job(run_dir, setup.job)
     distributed.exchange("job.json")
     with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
-      window_state = None
+      window_state = validation_state = None
       if is_frozen or not resuming:
-        state = _first_state(config, optimizer, abstract, base)
+        state = setup.first_state(base)
       del base
       if resuming:
         frozen = state.frozen if is_frozen else {}
-        state, window_state = checkpoints.restore(abstract, iterator)
+        restored = checkpoints.restore(setup.abstract, setup.iterator)
+        state, window_state, validation_state = restored
         state = dataclasses.replace(state, frozen=frozen)
       elif writes:
-        _describe(config, state, mesh, plan)
+        _describe(config, state, mesh, setup.plan)
       for part in (state.params, state.frozen):
         check_sharded(mesh, part)
       log = RunLog(run_dir, int(state.step), config.steps, description) if writes else None
       with contextlib.closing(log) if log else contextlib.nullcontext():
         summary = functools.partial(_summary, config, mesh)
         window = MetricsWindow(log, config.log_every, summary, config.max_skipped, window_state)
+        validation = None
+        if config.validation is not None and validator is not None:
+          history = History(config.validation, config.steps, validation_state)
+          validation = _Validation(validator, history, log)
         distributed.exchange("the first step")
-        _run(config, state, step_fn, iterator, checkpoints, window, stop, run_dir, mesh)
-
-
-def check_batch(config: TrainConfig, mesh: jax.sharding.Mesh) -> None:
-  """UserError where the rows of a step cannot be shared out evenly."""
-  rows = mesh.shape["data"] * mesh.shape["fsdp"] * config.accumulation
-  if config.data.batch_size < 1 or config.data.batch_size % rows:
-    raise UserError(
-        f"data.batch_size={config.data.batch_size} must be a positive multiple of {rows} (data x"
-        " fsdp devices x accumulation)."
-    )
-
-
-def _load_init(config: TrainConfig, job: dict[str, Any], mesh: jax.sharding.Mesh) -> Params:
-  """The parameters of another run, whose ids must mean what the tokens' ids mean."""
-  run_dir = pathlib.Path(config.init)
-  theirs = base_card(run_dir, job["tokens"], config.model.adapter)
-  for key in ("vocabulary", "image_tokenizer", "text_tokenizer"):
-    if theirs[key] != job["tokens"][key]:
-      raise UserError(
-          f"init={run_dir} was trained with another {key.replace('_', ' ')} than the tokens' own;"
-          " name another run, or tokens made with the one that it was trained with."
-      )
-  return load_base(run_dir, config.model, mesh, job.get("base"))
-
-
-def _first_state(config, optimizer, abstract, base) -> TrainState:
-  """Fresh state, born sharded; of a base where there is one, which is used up."""
-  return jit_init_state(config.model, optimizer, abstract)(jax.random.key(config.seed), base)
+        _run(setup, state, checkpoints, window, stop, run_dir, validation)
+  if validation is not None and writes:
+    _sum_up(validation.history)
 
 
 def _describe(config, state, mesh, plan) -> None:
@@ -227,33 +135,70 @@ def _describe(config, state, mesh, plan) -> None:
   )
 
 
-def _run(config, state, step_fn, iterator, checkpoints, window, stop, run_dir, mesh) -> None:
-  sharding = named_sharding(mesh, ("batch", None))
+@dataclasses.dataclass(frozen=True)
+class _Validation:
+  """The validations of a run."""
+
+  validator: Validator
+  history: History
+  log: RunLog | None
+
+  def run(self, state: TrainState) -> None:
+    """Validates this state, and notes what was found."""
+    self.history.add(self.validator(state))
+    if self.log is not None:
+      self.log.write_validation(self.history.lines, self.history.describe())
+
+
+def _run(
+    setup: Setup,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    window: MetricsWindow,
+    stop: StopRequest,
+    run_dir: pathlib.Path,
+    validation: _Validation | None = None,
+) -> None:
+  config = setup.config
+
+  def save() -> None:
+    found = validation.history.get_state() if validation else None
+    checkpoints.save(state, setup.iterator, window.get_state(), found)
+
   saved = int(state.step)
+  if validation and not validation.history.lines:
+    validation.run(state)
   for done in range(saved, config.steps):
+    if validation and validation.history.has_stopped:
+      return
     if stop.reached(done):
       if done > saved:
-        checkpoints.save(state, iterator, window.get_state())
+        save()
       checkpoints.wait()
       raise Stopped(
           f"stopped by SIGTERM after step {done}; the same command goes on from {_newest(run_dir)}"
       )
-    local = next(iterator)
-    batch = {
-        name: jax.make_array_from_process_local_data(
-            sharding, rows, (config.data.batch_size, *rows.shape[1:])
-        )
-        for name, rows in local.items()
-    }
-    state, metrics = step_fn(state, batch)
+    batch, context = setup.next_batch()
+    state, metrics = setup.step_fn(state, batch)
     step = done + 1
-    context = flops.packed_context(local["positions"], local["segment_ids"])
     window.add(step, {**metrics, "context": context})
     checkpoints.check()
     if step % config.checkpoint_every == 0 or step == config.steps:
       window.drain()
-      checkpoints.save(state, iterator, window.get_state())
+      if validation:
+        validation.run(state)
+        window.restart_clock()
+      save()
       saved = step
+
+
+def _sum_up(history: History) -> None:
+  """Says how the run has ended."""
+  if history.has_stopped:
+    print(history.stop_sentence())
+  print(history.summary())
+  if (sentence := history.overfit_sentence()) is not None:
+    print(f"WARNING: {sentence}", file=sys.stderr)
 
 
 def _summary(
@@ -275,11 +220,7 @@ def _summary(
   total = {name: sum(row[name] for row in good) for name in rows[0]}
   tokens = sum(row["tokens"] for row in rows) / len(rows)
   schedule = learning_rate_schedule(config.optimizer, config.steps)
-  losses = {"loss": total["loss_sum"] / max(total["weight"], 1.0)}
-  for kind in ("image", "text"):
-    if f"{kind}_nll" in total:
-      losses[f"{kind}_nll"] = total[f"{kind}_nll"] / max(total[f"{kind}_tokens"], 1.0)
-  losses["grad_norm"] = total["grad_norm"] / max(len(good), 1)
+  losses = {**mean_losses(total), "grad_norm": total["grad_norm"] / max(len(good), 1)}
   line = {
       **(losses if good else {}),
       "learning_rate": float(schedule(max(step - 1 - skipped, 0))),

@@ -48,7 +48,13 @@ def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedul
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
   """Clipping, then the optimizer on the schedule."""
-  schedule = learning_rate_schedule(config, steps)
+  return optimizer_on(config, learning_rate_schedule(config, steps))
+
+
+def optimizer_on(
+    config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """The same on any schedule."""
   optimizer = optax.adamw(
       schedule,
       b1=config.b1,

@@ -4,7 +4,7 @@ classifier of findings.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from chexmix_jax.training.loss import weighted_nll
 from chexmix_jax.training.trainable import join, prepare_params
 
 Batch = dict[str, jax.Array]
+StepFunction = Callable[["TrainState", Batch], tuple["TrainState", dict[str, jax.Array]]]
 
 
 @jax.tree_util.register_dataclass
@@ -111,6 +112,15 @@ def loss_sums(config: TransformerConfig, *args: Any) -> tuple[jax.Array, dict[st
   """What a model with this config is trained on: next tokens, or findings with a classifier."""
   sums = cross_entropy_sums if config.classifier is None else classification_sums
   return sums(config, *args)
+
+
+def mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
+  """`loss` (nats), `image_nll` and `text_nll` if any, of what loss_sums gave, added up."""
+  losses = {"loss": sums["loss_sum"] / max(sums["weight"], 1.0)}
+  for kind in ("image", "text"):
+    if f"{kind}_nll" in sums:
+      losses[f"{kind}_nll"] = sums[f"{kind}_nll"] / max(sums[f"{kind}_tokens"], 1.0)
+  return losses
 
 
 def train_step(
@@ -259,7 +269,7 @@ def jit_train_step(
     state: TrainState,
     mesh: Mesh,
     accumulation: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> StepFunction:
   """The compiled step over `mesh`; donates its state. `state` gives the shardings."""
   step = functools.partial(
       train_step,

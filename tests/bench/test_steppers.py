@@ -13,7 +13,7 @@ from chexmix_jax.data.pipeline import DataConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.loop import TrainConfig
+from chexmix_jax.training.setup import TrainConfig
 from chexmix_jax.training.step import cross_entropy_sums
 
 _CONFIG = TrainConfig(

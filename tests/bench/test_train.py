@@ -17,8 +17,8 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.models import flops
 from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.parallel.hardware import CHIPS
-from chexmix_jax.training.loop import TrainConfig
 from chexmix_jax.training.optimizer import OptimizerConfig
+from chexmix_jax.training.setup import TrainConfig
 
 _MODEL = TransformerConfig(
     vocab_size=128, num_layers=2, width=32, num_heads=2, mlp_dim=64, rotary_dim=6, dropout=0.0

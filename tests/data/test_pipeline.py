@@ -10,6 +10,7 @@ from chexmix_jax.data.load_study import LoadOptions
 from chexmix_jax.data.masking import MaskingConfig, ModalityMaskConfig
 from chexmix_jax.data.pipeline import (
     DataConfig,
+    EpochStart,
     image_iterator,
     make_plan,
     parse_folders,
@@ -110,6 +111,28 @@ def test_every_epoch_has_every_document_in_another_order(tokens_dir, originals):
   epochs = [order[i * 30 : (i + 1) * 30] for i in range(2)]
   assert all(set(epoch) == set(originals) for epoch in epochs)
   assert epochs[0] != epochs[1]
+
+
+def test_the_start_of_an_epoch_has_its_first_documents_once(tokens_dir, originals):
+  config = _config(tokens_dir, masked=True, packing_rows=2)
+  start = EpochStart(config, "train", 13, 4)
+  batches = list(start)
+  assert start.num_documents == 13 and len(batches) == len(start) > 1
+  found = [document for document in _documents(batches) if any(document[2])]
+  # They are those that training sees first, with the same masks.
+  one_by_one = dict(batch_size=1, packing_rows=1)
+  expected = list(_documents(_take(13, _config(tokens_dir, masked=True, **one_by_one))))[:13]
+  assert sorted(found) == sorted(d for d in expected if any(d[2]))
+  _assert_equal(list(start), batches)
+  parts = [list(EpochStart(config, "train", 13, 4, index, 2)) for index in range(2)]
+  _assert_equal(_joined(parts), batches)
+  # Another split has others; rows that only fill the last batch weigh nothing.
+  val = EpochStart(config, "val", 1000, 32)
+  (batch,) = val
+  assert val.num_documents == 10
+  assert all(targets not in originals for _, targets, _ in _documents([batch]))
+  assert not batch["weights"][len(val._rows) :].any()
+  assert batch["segment_ids"][len(val._rows) :].any(axis=1).all()
 
 
 @pytest.mark.parametrize("count", [2, 4])

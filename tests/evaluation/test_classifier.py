@@ -21,8 +21,10 @@ from chexmix_jax.inference.model import load, load_model
 from chexmix_jax.models.adapter import AdapterConfig
 from chexmix_jax.models.classifier import ClassifierConfig
 from chexmix_jax.training.checkpoint import read_job
-from chexmix_jax.training.loop import TrainConfig, train
+from chexmix_jax.training.loop import train
 from chexmix_jax.training.optimizer import OptimizerConfig
+from chexmix_jax.training.setup import TrainConfig
+from chexmix_jax.training.validation import ValidationConfig
 
 FINDINGS = ("Edema", "Cardiomegaly", "Pleural Effusion")
 ASKED = ClassificationConfig(
@@ -46,7 +48,7 @@ def make_config(context, tokens_dir, **settings):
 @pytest.fixture(scope="module")
 def run(context, tokens_dir, tmp_path_factory):
   folder = tmp_path_factory.mktemp("classifier") / "run"
-  train(make_config(context, tokens_dir), folder)
+  train(make_config(context, tokens_dir, validation=ValidationConfig(studies=9)), folder)
   return folder
 
 
@@ -65,6 +67,13 @@ def test_it_learns_what_the_pictures_show(context, run, values_of):
   # The same figure as a probe's, so that both can be compared; and its baseline.
   probe = values_of(score(context, run, dataclasses.replace(ASKED, method="probe")))
   assert {name for name in probe if "layer" not in name} == set(values)
+
+
+def test_its_validations_have_the_loss_of_findings_alone(run):
+  first, last = map(json.loads, (run / "validation.jsonl").read_text().splitlines())
+  assert set(first) == set(last) == {"step", "loss", "train_loss"}
+  assert first["loss"] == pytest.approx(np.log(2), abs=0.3)  # It knows nothing yet.
+  assert last["train_loss"] < first["train_loss"] - 0.2
 
 
 def test_pictures_get_the_probabilities_that_are_scored(

@@ -9,16 +9,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from chexmix_jax import cli, evaluate
+from chexmix_jax import cli, evaluate, train
 from chexmix_jax import config as config_lib
 from chexmix_jax.data import tokens
+from chexmix_jax.data.pipeline import DataConfig
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import run, summary
 from chexmix_jax.evaluation.classification import Classification, ClassificationConfig
 from chexmix_jax.evaluation.evaluator import Result
 from chexmix_jax.evaluation.retrieval import RetrievalConfig
 from chexmix_jax.metrics import bootstrap
+from chexmix_jax.models.adapter import AdapterConfig
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
+from chexmix_jax.training.setup import TrainConfig
+from chexmix_jax.training.validation import EvaluationInputs, ValidationConfig
 
 REAL = list(run.EVALUATIONS)  # The tests put fakes in their place.
 
@@ -214,6 +218,47 @@ def test_a_run_is_followed_to_its_last_step(write_run, inputs, tmp_path, monkeyp
     evaluate.main([
         f"--checkpoint={folder}", f"--output={output}", "--follow", "--step=3", *inputs
     ])  # fmt: skip
+
+
+def test_a_run_that_stops_early_is_followed_to_its_end(write_run, tmp_path):
+  folder, seen = write_run(steps=(3, 5), last=90), []
+  found = folder / "checkpoints" / "5" / "validation"
+  found.mkdir()
+  (found / "metadata").write_text(json.dumps({"best": 3, "stopped": True, "lines": []}))
+  evaluate.follow(lambda checkpoint, output, step: seen.append(step), folder, tmp_path / "out")
+  assert seen == [3, 5]
+
+
+def test_figures_choose_checkpoints_while_a_model_trains(
+    inputs, tmp_path, context, params, fakes, monkeypatch
+):
+  paths = dict(argument[2:].split("=") for argument in inputs)
+  fakes |= {"zero_shot": Fake}
+
+  def score_of(metric, **changes):
+    evaluation = EvaluationInputs(**(paths | changes))
+    settings = ValidationConfig(metric=metric, evaluation=evaluation)
+    model = dataclasses.replace(context.model, adapter=AdapterConfig(rank=2))
+    data = DataConfig(tokens=str(context.tokens), context=64, batch_size=8)
+    return train.make_score(TrainConfig(model, data, init="base", validation=settings))
+
+  card = tokens.read_card(context.tokens)
+  monkeypatch.setattr(train, "make_job", lambda config: {"tokens": card})
+  assert score_of("loss") is None
+  score = score_of("zero_shot/score")
+  for step in range(2):  # What is scored is left as it is.
+    found = score(params, step)
+  bias = float(params["lm_head"]["bias"].mean())
+  assert found.pop("zero_shot/score") == pytest.approx(bias)
+  assert np.isnan(found.pop("zero_shot/undefined")) and found == {"zero_shot/chance/score": 0.5}
+  ((made, settings),) = Fake.made
+  assert made.split == "val" and made.model.adapter is None and settings.num_studies == 100
+  with pytest.raises(UserError, match=r"'zeroshot/x' names no evaluation; use one of clas"):
+    score_of("zeroshot/x")
+  with pytest.raises(UserError, match=r"validation\.evaluation\.studies is empty, but zero_shot"):
+    score_of("zero_shot/score", studies="")
+  with pytest.raises(UserError, match=r"nothing\.py is not a config file"):
+    score_of("zero_shot/score", protocol="nothing.py")
 
 
 def test_a_checkpoint_that_goes_meanwhile_is_passed_over(write_run, tmp_path, capsys):

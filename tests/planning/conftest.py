@@ -11,7 +11,7 @@ from chexmix_jax.parallel.mesh import MeshConfig
 from chexmix_jax.plan import ENVIRONMENT
 from chexmix_jax.planning.compile import compile_step
 from chexmix_jax.planning.target import find_target
-from chexmix_jax.training.loop import TrainConfig
+from chexmix_jax.training.setup import TrainConfig
 
 os.environ.update(ENVIRONMENT)
 

@@ -3,7 +3,8 @@
   python tests/training/kills.py --kills=20 --seed=0
 
 Each start is a process that ends by SIGKILL; the last is left alone. Compared bit for bit are
-parameters, optimizer state, random key, position in the data, and the lines of metrics.
+parameters, optimizer state, random key, position in the data, the lines of metrics and of
+validations, and which checkpoint is the best.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from chexmix_jax.data.write_studies import WriteOptions, write_studies
 from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.tokenizers import text
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
-from chexmix_jax.training.checkpoint import saved_steps
+from chexmix_jax.training.checkpoint import ranked_steps, saved_steps
+from chexmix_jax.training.validation import ValidationConfig
 
 TESTS = pathlib.Path(__file__).parents[1]
 
@@ -86,7 +88,10 @@ def main():
     config = make_config(make_tokens(folder))
     # Enough steps for all kills, and a line a step.
     steps = 50 * args.kills
-    config = dataclasses.replace(config, steps=steps, log_every=1, checkpoint_every=15)
+    config = dataclasses.replace(
+        config, steps=steps, log_every=1, checkpoint_every=15,
+        validation=ValidationConfig(studies=8),
+    )  # fmt: skip
     write_config(config, folder / "config.py")
     said = folder / "said"
     if start(folder / "config.py", folder / "whole", said).wait():
@@ -103,7 +108,12 @@ def main():
     if start(folder / "config.py", folder / "killed", said).wait():
       sys.exit(said.read_text())
     assert_same_end(folder / "killed", folder / "whole")
-    print("identical: parameters, optimizer state, key, position in the data, lines of metrics")
+    if ranked_steps(folder / "killed") != ranked_steps(folder / "whole"):
+      sys.exit("other checkpoints are kept, or another is the best")
+    print(
+        "identical: parameters, optimizer state, key, position in the data, lines of metrics and of"
+        " validations, the best checkpoint"
+    )
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from chexmix_jax import config as config_lib
 from chexmix_jax.data.masking import MaskingConfig, ModalityMaskConfig
 from chexmix_jax.data.pipeline import DataConfig
 from chexmix_jax.models.transformer import TransformerConfig
-from chexmix_jax.training import loop
+from chexmix_jax.training import loop, setup
 from chexmix_jax.training.checkpoint import saved_steps
-from chexmix_jax.training.loop import TrainConfig
 from chexmix_jax.training.optimizer import OptimizerConfig
+from chexmix_jax.training.setup import TrainConfig
+from chexmix_jax.training.validation import Validator
 
 STEPS = 9
 _MASKED = ModalityMaskConfig(prob=0.8, low=0.1, high=0.9)
@@ -41,17 +42,17 @@ def make_config(tokens_dir):
 
 def train_compiling_once(config, run_dir):
   """Trains, and checks that the step was compiled for one kind of arguments."""
-  jit_train_step, step_fns = loop.jit_train_step, []
+  jit_train_step, step_fns = setup.jit_train_step, []
 
   def keeping(*args):
     step_fns.append(jit_train_step(*args))
     return step_fns[0]
 
-  loop.jit_train_step = keeping
+  setup.jit_train_step = keeping
   try:
     loop.train(config, run_dir)
   finally:
-    loop.jit_train_step = jit_train_step
+    setup.jit_train_step = jit_train_step
   assert step_fns[0]._cache_size() == 1
 
 
@@ -93,6 +94,23 @@ def count_lines(run_dir):
   return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def read_validations(run_dir):
+  """The lines of validations; none of a run without any."""
+  path = run_dir / "validation.jsonl"
+  return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def validate(config):
+  """The line of a run's fresh state, its set-up and its parameters."""
+  with setup.set_up(config) as made:
+    validator = Validator(
+        config.validation, config.data, config.accumulation, made.config.model, made.vocabulary,
+        made.abstract, made.mesh,
+    )  # fmt: skip
+    state = made.first_state(None)
+    return validator(state), made, jax.device_get(state.params)
+
+
 def read_item(run_dir, step, item):
   """One item of a checkpoint, as numpy arrays."""
   folder = run_dir.absolute() / "checkpoints" / str(step) / item
@@ -108,7 +126,7 @@ def without_timing(lines):
 
 
 def assert_same_end(run_dir, expected):
-  """Parameters, optimizer state, key, data position and all losses agree bit for bit."""
+  """Parameters, optimizer state, key, data position, losses and validations agree bit for bit."""
   step = saved_steps(expected)[-1]
   assert saved_steps(run_dir)[-1] == step
   for item in ("params", "train"):
@@ -121,6 +139,7 @@ def assert_same_end(run_dir, expected):
   position = f"checkpoints/{step}/data/metadata"
   assert (run_dir / position).read_bytes() == (expected / position).read_bytes()
   assert without_timing(read_lines(run_dir)) == without_timing(read_lines(expected))
+  assert read_validations(run_dir) == read_validations(expected)
 
 
 def assert_same_losses(run_dir, expected):

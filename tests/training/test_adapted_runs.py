@@ -16,7 +16,8 @@ from chexmix_jax.models.transformer import Transformer
 from chexmix_jax.parallel.mesh import MeshConfig
 from chexmix_jax.training import loop
 from chexmix_jax.training.checkpoint import read_job, saved_steps
-from chexmix_jax.training.loop import TrainConfig, train
+from chexmix_jax.training.loop import train
+from chexmix_jax.training.setup import TrainConfig
 
 
 def adapting(config, run_dir, /, **settings):

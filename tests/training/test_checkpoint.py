@@ -47,7 +47,8 @@ def save(run_dir, *mesh, taken=3, step=4):
   for _ in range(taken):
     next(iterator)
   checkpoints = Checkpoints(run_dir)
-  checkpoints.save(state, iterator, {"rows": [{"loss": 0.1 * taken}]})
+  validation = {"best": int(step), "stopped": False, "lines": []}
+  checkpoints.save(state, iterator, {"rows": [{"loss": 0.1 * taken}]}, validation)
   checkpoints.close()
   return state
 
@@ -57,7 +58,8 @@ def restore(run_dir, *mesh):
   checkpoints = Checkpoints(run_dir)
   try:
     abstract = abstract_state(MODEL, OPTIMIZER, make_mesh(MeshConfig(*mesh)))
-    state, window = checkpoints.restore(abstract, iterator)
+    state, window, validation = checkpoints.restore(abstract, iterator)
+    assert validation["best"] == state.step
     assert window == {"rows": [{"loss": 0.1 * iterator.get_state()["next_index"]}]}
     return state, abstract, iterator
   finally:
@@ -131,6 +133,7 @@ DAMAGES = {
     "metadata": cut("params/_METADATA"),
     "optimizer": lambda folder: shutil.rmtree(folder / "train"),
     "position": cut("data/metadata"),
+    "validation": cut("validation/metadata"),
     "everything": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
 }
 

@@ -29,7 +29,7 @@ from chexmix_jax.models import flops
 from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.parallel.hardware import CHIPS
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
-from chexmix_jax.training import loop
+from chexmix_jax.training import loop, setup
 from chexmix_jax.training.checkpoint import Checkpoints, read_job, saved_steps
 from chexmix_jax.training.loop import train
 
@@ -154,14 +154,14 @@ def test_ctrl_c_while_sigterm_saves_leaves_the_checkpoint_whole(
 
 
 def test_sigterm_before_the_first_step_saves_nothing(config, whole_run, tmp_path, monkeypatch):
-  first_state = loop._first_state
+  first_state = setup.Setup.first_state
 
   def first_state_and_sigterm(*args):
     terminate()
     return first_state(*args)
 
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "_first_state", first_state_and_sigterm)
+    patch.setattr(setup.Setup, "first_state", first_state_and_sigterm)
     with pytest.raises(Stopped, match="after step 0; the same command goes on from the start"):
       train(config, tmp_path / "run")
   assert saved_steps(tmp_path / "run") == []
@@ -213,7 +213,7 @@ def test_a_run_killed_at_a_random_step_ends_like_an_uninterrupted_one(config, tm
 
 def breaking_batches(monkeypatch, steps):
   """Makes the batches of these steps hold a weight that is not a number."""
-  jit_train_step = loop.jit_train_step
+  jit_train_step = setup.jit_train_step
 
   def jit_breaking(*args):
     step_fn = jit_train_step(*args)
@@ -225,7 +225,7 @@ def breaking_batches(monkeypatch, steps):
 
     return step
 
-  monkeypatch.setattr(loop, "jit_train_step", jit_breaking)
+  monkeypatch.setattr(setup, "jit_train_step", jit_breaking)
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(
@@ -320,7 +320,7 @@ def test_the_plan_is_made_once(config, tmp_path, monkeypatch):
     plans.append(make_plan(*args))
     return plans[-1]
 
-  monkeypatch.setattr(loop, "make_plan", counting)
+  monkeypatch.setattr(setup, "make_plan", counting)
   monkeypatch.setattr(pipeline, "make_plan", counting)
   monkeypatch.setattr(loop, "_run", lambda *args: None)
   train(config, tmp_path / "run")
@@ -335,7 +335,7 @@ def test_another_config_in_the_same_run_is_refused(config, whole_run):
 
 def test_a_run_starts_from_the_parameters_of_another(config, whole_run, tmp_path, monkeypatch):
   states = []
-  monkeypatch.setattr(loop, "_run", lambda config, state, *rest: states.append(state))
+  monkeypatch.setattr(loop, "_run", lambda setup, state, *rest: states.append(state))
   train(dataclasses.replace(config, init=str(whole_run), seed=5), tmp_path / "run")
   (state,) = states
   expected = read_item(whole_run, STEPS, "params")

@@ -9,10 +9,19 @@ import socket
 import time
 
 import pytest
-from small_runs import STEPS, assert_same_losses, count_lines, start, write_config
+from small_runs import (
+  STEPS,
+  assert_same_losses,
+  count_lines,
+  read_validations,
+  start,
+  validate,
+  write_config,
+)
 
 from chexmix_jax.parallel.mesh import MeshConfig
 from chexmix_jax.training.checkpoint import saved_steps
+from chexmix_jax.training.validation import ValidationConfig
 
 
 @pytest.fixture
@@ -48,11 +57,15 @@ def end_of(processes, tmp_path):
   return statuses, [re.sub(r"(?m)^\[Gloo\].*\n", "", text) for text in said]
 
 
-def test_two_processes_train_to_the_losses_of_one(start_two, whole_run, tmp_path):
-  statuses, (first, second) = end_of(start_two(), tmp_path)
+def test_two_processes_train_to_the_losses_of_one(config, start_two, whole_run, tmp_path):
+  config = dataclasses.replace(config, validation=ValidationConfig(studies=8))
+  statuses, (first, second) = end_of(start_two(validation=config.validation), tmp_path)
   assert statuses == [0, 0], first + second
   run_dir = tmp_path / "run"
   assert_same_losses(run_dir, whole_run)
+  lines = read_validations(run_dir)
+  assert [line["step"] for line in lines] == [0, 3, 6, 9]
+  assert lines[0] == pytest.approx(validate(config)[0], abs=1e-5)
   # One process writes what there is once.
   assert "parameters on 2 device(s)" in first and second == ""
   assert len(list((run_dir / "tensorboard").iterdir())) == 1
