@@ -273,11 +273,11 @@ class Classification:
     found = []
     for ratio in config.mask_ratios:
       by_split = {name: scores(name, ratio) for name in ("val", context.split)}
-      areas = [
-          _auroc_of_known(scores_NF[:, None, :, None], self._splits[name].targets_NF)[..., 0]
+      areas = {
+          name: _auroc_of_known(scores_NF[:, None, :, None], self._splits[name].targets_NF)[..., 0]
           for name, scores_NF in by_split.items()
-      ]
-      found.append((areas[1], areas[0], by_split[context.split][:, None]))
+      }
+      found.append((areas[context.split], areas["val"], by_split[context.split][:, None]))
     return _Fits(*(np.stack(arrays)[:, None] for arrays in zip(*found, strict=True)))
 
   def _fit(self, params: Params, description: str) -> _Fits:

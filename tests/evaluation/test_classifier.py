@@ -69,6 +69,12 @@ def test_it_learns_what_the_pictures_show(context, run, values_of):
   assert {name for name in probe if "layer" not in name} == set(values)
 
 
+def test_it_can_be_scored_on_the_val_split(context, run, values_of):
+  config = dataclasses.replace(ASKED, min_cases=1)
+  values = values_of(score(dataclasses.replace(context, split="val"), run, config))
+  assert 0 <= values["auroc/mask=0.00"] <= 1 and values["num_test"] > 1
+
+
 def test_its_validations_have_the_loss_of_findings_alone(run):
   first, last = map(json.loads, (run / "validation.jsonl").read_text().splitlines())
   assert set(first) == set(last) == {"step", "loss", "train_loss"}
