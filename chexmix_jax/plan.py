@@ -1,6 +1,7 @@
 """python -m chexmix_jax.plan --config=… --topology=v5e:16x16: does it fit, and how fast is it?
 
 Compiles the real training step for TPUs on any machine; of GPUs it reckons from the shapes alone.
+--topology=cards prints which ways to fine-tune fit graphics cards of 12 to 80 GB.
 """
 
 import argparse
@@ -26,7 +27,7 @@ _GIB = 2**30
 def main(argv: list[str] | None = None) -> None:
   """Prints the plan of a config on a topology, or of the best of its neighbours."""
   parser = argparse.ArgumentParser(prog="python -m chexmix_jax.plan", description=__doc__)
-  parser.add_argument("--topology", required=True, help="such as v5e:16x16, H100:8, or local")
+  parser.add_argument("--topology", required=True, help="such as v5e:16x16, H100:8, local or cards")
   parser.add_argument("--slices", type=int, default=1, help="TPU slices, joined by the network")
   parser.add_argument("--search", action="store_true", help="rank other remat, batches and meshes")
   parser.add_argument("--compile", type=int, default=4, help="of --search, how many to compile")
@@ -39,11 +40,13 @@ def main(argv: list[str] | None = None) -> None:
   for name in ("slices", "compile", "batch", "prompt", "new"):
     if getattr(args, name) < 1:
       raise UserError(f"--{name}={getattr(args, name)} must be 1 or more.")
+  if args.topology == "cards" and (args.search or args.generate or args.slices > 1):
+    parser.error("--topology=cards goes without --search, --generate and --slices")
   if args.topology != "local":
     for name, value in ENVIRONMENT.items():
       os.environ.setdefault(name, value)
   # jax reads the environment when it is imported.
-  from chexmix_jax.planning import generation, target, training
+  from chexmix_jax.planning import cards, generation, target, training
   from chexmix_jax.tokenizers.vocabulary import Vocabulary
   from chexmix_jax.training.setup import TrainConfig
 
@@ -54,6 +57,11 @@ def main(argv: list[str] | None = None) -> None:
   if config.model.vocab_size == 0:
     model = dataclasses.replace(config.model, vocab_size=Vocabulary.published().size)
     config = dataclasses.replace(config, model=model)
+  if args.topology == "cards":
+    ways = _told(cards.ways(config))
+    peaks = cards.measure(config, target.find_target(cards.TOPOLOGY), ways)
+    _print(args.json, [cards.to_dict(config, peaks)], _card_lines)
+    return
   devices = target.find_target(args.topology, args.slices)
   if args.generate:
     plans = generation.plan_generation(config, devices, args.batch, args.prompt, args.new)
@@ -165,6 +173,35 @@ def _generation_lines(results: list[dict[str, Any]]) -> list[str]:
           f", {time['step']:.4f} s at least (bound by {time['bound']}),"
           f" {time['tokens_per_second']:,.0f} tokens/s at most"
       )
+  return lines
+
+
+def _card_lines(results: list[dict[str, Any]]) -> list[str]:
+  (found,) = results
+  usual, most, columns = found["usual_share"], found["largest_share"], found["cards"]
+  width = max(len(way["way"]) for way in found["ways"])
+  lines = [f"{'':{width}} {'peak':>10}" + "".join(f"{card:>8}" for card in columns)]
+  for way in found["ways"]:
+    line = f"{way['way']:{width}} {way['peak'] / _GIB:6.2f} GiB"
+    for card in columns.values():
+      free = card["free"][way["way"]]
+      cell = f"{free:.0%}{'' if free >= 1 - usual else '*'}"
+      line += f"{cell if card['fits'][way['way']] else 'no':>8}"
+    lines.append(line)
+  like = ", ".join(f"{c['like']} {c['capacity'] / _GIB:.1f}" for c in columns.values())
+  lines += [
+      "",
+      f"{found['batch_size']} rows of {found['context']:,} tokens a step. % is what stays free of the"
+      f" card ({like} GiB).",
+      f"no: needs more than {most:.0%} of the card. *: fits with XLA_PYTHON_CLIENT_MEM_FRACTION={most},"
+      f" as jax takes {usual:.0%} of a card by itself.",
+      f"Compiled for a TPU ({found['compiled_for']}): for GPUs an estimate, not measured on one.",
+  ]
+  for card, facts in columns.items():
+    if facts["nearest"] is None:
+      lines.append(f"{card}: nothing here fits; take a smaller data.context or a larger card")
+    elif facts["nearest"]["way"] != found["own"]:
+      lines.append(f"{card}: the config does not fit; the nearest: {facts['nearest']['settings']}")
   return lines
 
 

@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
       },
       # Nothing of the training is public: our choice.
       "train": {
+          "init": "",
           "steps": 100_000, "batch_size": 32, "learning_rate": 1e-4, "warmup_steps": 1000,
           "codebook_start": 2000, "restart_every": 500, "gradient_weight": 1.0,
           "embedding_weight": 1.0, "seed": 0, "log_every": 100, "checkpoint_every": 1000,

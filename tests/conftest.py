@@ -57,7 +57,7 @@ class FakeImageTokenizer:
 
   grid = (4, 4)
   num_codes = 32
-  fingerprint = "fake"
+  fingerprint = codes_fingerprint = "fake"
 
   def encode(self, pixels):
     n, size = pixels.shape[:2]

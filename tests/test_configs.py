@@ -40,6 +40,7 @@ FILES = {
     "finetune_labels.py": TrainConfig,
     "finetune_masked_image.py": TrainConfig,
     "image_tokenizer_512.py": ImageTokenizerConfig,
+    "finetune_image_tokenizer.py": ImageTokenizerConfig,
 }
 
 LARGE = [name for name in FILES if ":" not in name]  # The others say what differs.
@@ -76,7 +77,7 @@ def test_the_large_configs_list_every_setting(name):
 
 @pytest.mark.parametrize("name", [*LARGE, "quickstart.py:phantom"])
 def test_a_misspelt_override_is_refused_with_a_hint(name):
-  key = "stage1.stpes" if "quickstart" in name else "train.stpes" if "512" in name else "stpes"
+  key = "stage1.stpes" if "quickstart" in name else "train.stpes" if "tokenizer" in name else "stpes"
   with pytest.raises(UserError, match=r"stpes is not a setting of .*'steps'\?"):
     build(name, f"--config.{key}=1")
 
@@ -114,6 +115,7 @@ def test_the_tasks_differ_in_their_documents_alone(name, written):
 
 def test_the_image_tokenizer_has_the_published_shape():
   model = build("image_tokenizer_512.py").model
+  assert build("finetune_image_tokenizer.py").model == model
   assert model == vqgan.VQGANConfig()
   assert model.grid == (32, 32)
   assert round(count_parameters(vqgan.abstract_params(model)) / 1e6, 1) == 68.7

@@ -60,8 +60,11 @@ def export(
   text = _beside(checkpoint, text_tokenizer, "text_tokenizer", "text_tokenizer.model")
   network = None if image is None else ImageTokenizer.load(image)
   tokenizer = None if text is None else load_text_tokenizer(text)
-  for kind, path, found in (("image", image, network), ("text", text, tokenizer)):
-    if found is not None and found.fingerprint != job["tokens"][f"{kind}_tokenizer"]:
+  for kind, path, found in (
+      ("image", image, network and network.codes_fingerprint),
+      ("text", text, tokenizer and tokenizer.fingerprint),
+  ):
+    if found is not None and found != job["tokens"][f"{kind}_tokenizer"]:
       raise UserError(
           f"{path} is another {kind} tokenizer than that of {checkpoint}; name its own."
       )

@@ -55,7 +55,11 @@ def features(num_codes: int) -> dict[str, Any]:
 
 
 def read_card(tokens_dir: pathlib.Path) -> dict[str, Any]:
-  """The card: vocabulary, image_tokenizer and text_tokenizer fingerprints, grid, splits."""
+  """The card: vocabulary, image_tokenizer and text_tokenizer fingerprints, grid, splits.
+
+  `image_tokenizer` is that of the codes, equal for all that were adapted from one tokenizer; the
+  `request` has that of the tokenizer itself.
+  """
   return records.read_card(tokens_dir, KIND)
 
 
@@ -86,7 +90,7 @@ def check_card(
 ) -> dict[str, Any]:
   """The card of `tokens_dir`, after comparing it with what is given (fingerprints as strings).
 
-  Raises UserError that names what the tokens were made with another one of.
+  The image tokenizer is the very one that made them, and not one with the same codes. Raises UserError that names what the tokens were made with another one of.
   """
   card = read_card(tokens_dir)
   wanted = {
@@ -95,7 +99,8 @@ def check_card(
       "text_tokenizer": text_tokenizer,
   }
   for key, value in wanted.items():
-    if value is not None and value != card[key]:
+    made_of = card["request"][key] if key == "image_tokenizer" else card[key]
+    if value is not None and value != made_of:
       raise UserError(
           f"{tokens_dir} was made with another {key.replace('_', ' ')}; run tokenize again with the"
           " one given."

@@ -32,6 +32,10 @@ class ImageTokenizer(Protocol):
   def fingerprint(self) -> str:
     """Hex."""
 
+  @property
+  def codes_fingerprint(self) -> str:
+    """Hex, equal for tokenizers whose codes mean the same."""
+
   def encode(self, pixels: np.ndarray) -> np.ndarray:
     """int32 (N, h, w) codes of float32 (N, H, W, C) pixels in [-1, 1]."""
 
@@ -55,12 +59,16 @@ def write_tokens(
   _check_sizes(image_tokenizer, text_tokenizer, vocabulary)
   facts = {
       "vocabulary": vocabulary.to_dict(),
-      "image_tokenizer": image_tokenizer.fingerprint,
+      "image_tokenizer": image_tokenizer.codes_fingerprint,
       "text_tokenizer": text_tokenizer.fingerprint,
       "grid": list(image_tokenizer.grid),
   }
   studies_card = studies.read_card(studies_dir)
-  request = {"studies": studies_card["request"], **facts}
+  request = {
+      "studies": studies_card["request"],
+      **facts,
+      "image_tokenizer": image_tokenizer.fingerprint,
+  }
   card = records.finished(output, tokens.KIND, request)
   if card is not None:
     return card

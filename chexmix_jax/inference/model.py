@@ -320,7 +320,7 @@ def load(
   is that of every pass.
 
   Raises UserError where the directory holds no such checkpoint, and for tokenizers other than those
-  it was trained with.
+  it was trained with; an image tokenizer may be one that was adapted from its own, with its codes.
   """
   folder = pathlib.Path(directory)
   loaded = load_model(folder, step)
@@ -328,11 +328,12 @@ def load(
   text_path = _tokenizer_path(folder, text_tokenizer, ("text_tokenizer", "text_tokenizer.model"))
   image = None if image_path is None else ImageTokenizer.load(image_path)
   text = None if text_path is None else load_text_tokenizer(text_path)
-  for name, path, tokenizer in (
-      ("image_tokenizer", image_path, image), ("text_tokenizer", text_path, text)
-  ):  # fmt: skip
+  for name, path, found in (
+      ("image_tokenizer", image_path, image and image.codes_fingerprint),
+      ("text_tokenizer", text_path, text and text.fingerprint),
+  ):
     expected = loaded.job["tokens"].get(name)
-    if tokenizer is not None and expected is not None and tokenizer.fingerprint != expected:
+    if found is not None and expected is not None and found != expected:
       kind = name.replace("_", " ")
       raise UserError(
           f"{path} is another {kind} than the one that {folder} was trained with; name that one."

@@ -27,6 +27,8 @@ PROJECTIONS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down")
 ADDED = ("lora_a", "lora_b", "magnitude")
 """Names of the parameters of an addition, beside the `kernel` and the `bias` of its projection."""
 
+Base = Literal["float", "int8", "int4"]
+
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
@@ -51,7 +53,7 @@ class AdapterConfig:
   targets: tuple[str, ...] = ("attn.*", "mlp.*")
   train: tuple[str, ...] = ()
   rows: tuple[int, ...] = ()
-  base: Literal["float", "int8", "int4"] = "float"
+  base: Base = "float"
 
   def __post_init__(self):
     if self.rank < 1:

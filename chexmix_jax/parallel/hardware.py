@@ -7,9 +7,10 @@ Sources, by row of CHIPS:
     https://jax-ml.github.io/scaling-book/tpus ("How to scale your model"), where v5p's too is a
     tenth below the page's. `hbm_bytes` is what the TPU compiler (libtpu 0.0.42.1) says is available
     when a program asks for more; the rest is reserved.
-  GPU: NVIDIA's data sheets of A100, H100, H200, DGX B200 and L40S (half of those figures that are
-    "with sparsity"), the white papers of GA102 (RTX 3090) and AD102 (RTX 4090), "Peak BF16 Tensor
-    TFLOPS with FP32 Accumulate"; NICs are those of DGX A100, DGX H100/H200 and DGX B200.
+  GPU: NVIDIA's data sheets of A100, H100, H200, DGX B200, L40S, A10, RTX A6000 and RTX A4000 (half
+    of those figures that are "with sparsity"), the white papers of GA102 (RTX 3090), Ada (RTX 4070,
+    4080, 4090) and RTX Blackwell (RTX 5090), "Peak BF16 Tensor TFLOPS with FP32 Accumulate"; NICs
+    are those of DGX A100, DGX H100/H200 and DGX B200.
     `hbm_bytes` is the total that nvidia-smi shows, of which the driver takes some hundred MiB.
 """
 
@@ -79,7 +80,13 @@ CHIPS: dict[str, Chip] = {
     "H200": _gpu("NVIDIA H200", 989.5 * _T, 143771, 4800 * _G, 450 * _G, 8, 400 * _G),
     "B200": _gpu("NVIDIA B200", 2250 * _T, 183359, 8000 * _G, 900 * _G, 8, 400 * _G),
     "L40S": _gpu("NVIDIA L40S", 362.05 * _T, 46068, 864 * _G, 32 * _G),
+    "A10": _gpu("NVIDIA A10", 125 * _T, 23028, 600 * _G, 32 * _G),
+    "RTXA6000": _gpu("NVIDIA RTX A6000", 154.8 * _T, 49140, 768 * _G, 32 * _G),
+    "RTXA4000": _gpu("NVIDIA RTX A4000", 76.7 * _T, 16376, 448 * _G, 32 * _G),
+    "RTX5090": _gpu("NVIDIA GeForce RTX 5090", 209.5 * _T, 32607, 1792 * _G, 64 * _G),
     "RTX4090": _gpu("NVIDIA GeForce RTX 4090", 165.2 * _T, 24564, 1008 * _G, 32 * _G),
+    "RTX4080": _gpu("NVIDIA GeForce RTX 4080", 97.5 * _T, 16376, 716.8 * _G, 32 * _G),
+    "RTX4070": _gpu("NVIDIA GeForce RTX 4070", 58.3 * _T, 12282, 504.2 * _G, 32 * _G),
     "RTX3090": _gpu("NVIDIA GeForce RTX 3090", 71 * _T, 24576, 936 * _G, 32 * _G),
 }
 

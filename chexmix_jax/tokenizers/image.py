@@ -29,10 +29,13 @@ class ImageTokenizer:
     grid: (h, w) codes of a picture.
     num_codes: entries of the codebook.
     params: of the network.
+    codes_of: fingerprint of the tokenizer whose codebook this one kept while it was adapted; "" of
+      one that was not.
   """
 
-  def __init__(self, config: VQGANConfig, params: Params):
+  def __init__(self, config: VQGANConfig, params: Params, codes_of: str = ""):
     self.config = config
+    self.codes_of = codes_of
     self.grid = config.grid
     self.num_codes = config.num_codes
     self.params = params
@@ -45,6 +48,11 @@ class ImageTokenizer:
       digest.update(jax.tree_util.keystr(path).encode())
       digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+  @property
+  def codes_fingerprint(self) -> str:
+    """Equal for tokenizers whose codes mean the same: they have one codebook."""
+    return self.codes_of or self.fingerprint
 
   def encode(self, pixels: np.ndarray) -> np.ndarray:
     """int32 (N, h, w) codes of float32 (N, H, W, C) pixels in [-1, 1].
@@ -88,9 +96,10 @@ class ImageTokenizer:
     partial.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(partial / "params", self.params)
-    (partial / "config.json").write_text(
-        json.dumps(config_lib.to_dict(self.config), indent=2)
-    )
+    values = config_lib.to_dict(self.config)
+    if self.codes_of:
+      values["codes_of"] = self.codes_of
+    (partial / "config.json").write_text(json.dumps(values, indent=2))
     os.replace(partial, folder)
 
   @classmethod
@@ -107,6 +116,7 @@ class ImageTokenizer:
       values = json.loads(path.read_text())
     except ValueError as error:
       raise UserError(f"{path} is damaged; train the tokenizer again.") from error
+    codes_of = values.pop("codes_of", "") if isinstance(values, dict) else ""
     config = config_lib.build(VQGANConfig, values, str(path))
     abstract = abstract_params(config)
     try:
@@ -114,7 +124,7 @@ class ImageTokenizer:
       if _shapes(saved) != _shapes(abstract):
         raise ValueError("other shapes")
       with ocp.StandardCheckpointer() as checkpointer:
-        return cls(config, checkpointer.restore(folder / "params", abstract))
+        return cls(config, checkpointer.restore(folder / "params", abstract), codes_of)
     except (OSError, ValueError) as error:
       raise UserError(
           f"{folder}/params does not fit its config.json or is damaged; train the tokenizer again."

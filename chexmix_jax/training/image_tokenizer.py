@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from chexmix_jax import config as config_lib
 from chexmix_jax.errors import Stopped, UserError
-from chexmix_jax.models.vqgan import VQGANConfig, bind, init_params
+from chexmix_jax.models.vqgan import Params, VQGANConfig, bind, init_params
 from chexmix_jax.parallel.distributed import StopRequest
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import named_sharding
@@ -33,6 +33,8 @@ class ImageTokenizerTrainConfig:
   """Adam with warm-up and cosine decay to zero.
 
   Attributes:
+    init: folder of an image tokenizer to adapt, or "" for a fresh one. Its codebook stays as it is,
+      so that the codes mean what they meant: codebook_start and restart_every are 0.
     codebook_start: steps as a continuous autoencoder, before the codebook is drawn from features.
     restart_every: codes that no feature chose for so many steps are drawn anew from the features;
       none are in the last fifth of the steps, so that the codebook can settle.
@@ -40,6 +42,7 @@ class ImageTokenizerTrainConfig:
     embedding_weight: of the embedding loss (codebook and commitment).
   """
 
+  init: str = ""
   steps: int = 1000
   batch_size: int = 32
   learning_rate: float = 1e-3
@@ -53,13 +56,19 @@ class ImageTokenizerTrainConfig:
   checkpoint_every: int = 200
 
   def __post_init__(self):
-    names = ("steps", "batch_size", "restart_every", "log_every", "checkpoint_every")
+    names = ["steps", "batch_size", "log_every", "checkpoint_every"]
+    names += [] if self.init else ["restart_every"]
     config_lib.check_at_least_one(self, names, "the image tokenizer's training")
     if self.learning_rate <= 0:
       raise UserError(
           f"learning_rate={self.learning_rate} of the image tokenizer's training must be positive."
       )
-    if not 1 <= self.codebook_start < self.steps:
+    if self.init:
+      if self.codebook_start or self.restart_every:
+        raise UserError(
+            f"init={self.init} keeps its codebook: set codebook_start and restart_every to 0."
+        )
+    elif not 1 <= self.codebook_start < self.steps:
       raise UserError(
           f"codebook_start={self.codebook_start} must be from 1 to below steps={self.steps}, or the"
           " image tokenizer never learns codes."
@@ -128,12 +137,17 @@ def train_step(
     train: ImageTokenizerTrainConfig,
     optimizer: optax.GradientTransformation,
 ) -> tuple[State, dict[str, jax.Array]]:
-  """One step; the state is dict(step, params, opt_state, counts (K,), key)."""
+  """One step; the state is dict(step, params, opt_state, counts (K,), key).
+
+  With `train.init` the codebook gets no gradient, and no code is drawn anew.
+  """
   key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
   quantising = state["step"] >= train.codebook_start
   grads, metrics = jax.grad(
       functools.partial(loss_and_metrics, config, train), has_aux=True
   )(state["params"], x_NHWC, quantising)
+  if train.init:
+    grads["codebook"] = jnp.zeros_like(grads["codebook"])
   updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
   params = optax.apply_updates(state["params"], updates)
 
@@ -141,17 +155,19 @@ def train_step(
   used = jnp.zeros(config.num_codes).at[ids].add(1.0)
   counts = state["counts"] + used
   step = state["step"] + 1
-  # The first time, every code is drawn from the features.
-  since_start = step - train.codebook_start
-  first = since_start == 0
-  restart = first | (
-      (since_start > 0) & (since_start % train.restart_every == 0) & (step < 0.8 * train.steps)
-  )
-  dead = restart & (first | (counts == 0))
-  picks = jax.random.choice(
-      key, len(features), (config.num_codes,), replace=len(features) < config.num_codes
-  )
-  params["codebook"] = jnp.where(dead[:, None], features[picks], params["codebook"])
+  restart, dead = jnp.zeros((), bool), jnp.zeros(config.num_codes, bool)
+  if not train.init:
+    # The first time, every code is drawn from the features.
+    since_start = step - train.codebook_start
+    first = since_start == 0
+    restart = first | (
+        (since_start > 0) & (since_start % train.restart_every == 0) & (step < 0.8 * train.steps)
+    )
+    dead = restart & (first | (counts == 0))
+    picks = jax.random.choice(
+        key, len(features), (config.num_codes,), replace=len(features) < config.num_codes
+    )
+    params["codebook"] = jnp.where(dead[:, None], features[picks], params["codebook"])
   share = used / len(features)
   metrics |= {
       "perplexity": jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share))),
@@ -184,18 +200,23 @@ def train_image_tokenizer(
     train: ImageTokenizerTrainConfig,
     output: pathlib.Path,
     pictures: dict[str, Any],
+    base: ImageTokenizer | None = None,
 ) -> ImageTokenizer:
   """Trains on batches dict(image: float32 (B, H, W, 1) in [-1, 1]) and writes `output`.
 
   While it trains, job.json, metrics.jsonl and checkpoints lie in `output`.training, from which a
   second start goes on; `output` itself appears when all is done, and is then read and returned.
   `pictures` (for JSON) says which ones the batches hold, so that other ones are not taken for them.
+  `base` is the tokenizer that `train.init` names, of the same shape: training starts from it.
   At SIGTERM it finishes the step, saves a checkpoint and raises Stopped. Raises UserError for an
   `output` made with other settings or pictures, and for a loss that is not finite.
   """
   workdir = output.with_name(f"{output.name}.training")
   settings = {"image_tokenizer": config_lib.to_dict(config)} | config_lib.to_dict(train)
-  write_job(workdir, settings | {"pictures": pictures})
+  job = settings | {"pictures": pictures}
+  if base is not None:
+    job["base"] = {"image_tokenizer": base.fingerprint}
+  write_job(workdir, job)
   if (output / "config.json").exists():
     return ImageTokenizer.load(output)
   mesh = make_mesh(MeshConfig())
@@ -212,9 +233,10 @@ def train_image_tokenizer(
   )
   replicated = NamedSharding(mesh, PartitionSpec())
 
-  def init(key: jax.Array) -> State:
+  def init(key: jax.Array, params: Params | None) -> State:
     params_key, key = jax.random.split(key)
-    params = init_params(config, params_key)
+    if params is None:
+      params = init_params(config, params_key)
     return {
         "step": jnp.zeros((), jnp.int32),
         "params": params,
@@ -228,7 +250,8 @@ def train_image_tokenizer(
       out_shardings=replicated,
       donate_argnums=0,
   )
-  state = jax.jit(init, out_shardings=replicated)(jax.random.key(train.seed))
+  start = None if base is None else base.params
+  state = jax.jit(init, out_shardings=replicated)(jax.random.key(train.seed), start)
   options = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
   checkpoints = (workdir / "checkpoints").absolute()
   with StopRequest() as stop, ocp.CheckpointManager(checkpoints, options=options) as manager:
@@ -270,6 +293,7 @@ def train_image_tokenizer(
           )
     finally:
       log.close()
-  tokenizer = ImageTokenizer(config, jax.device_get(state["params"]))
+  codes_of = "" if base is None else base.codes_fingerprint
+  tokenizer = ImageTokenizer(config, jax.device_get(state["params"]), codes_of)
   tokenizer.save(output)
   return tokenizer

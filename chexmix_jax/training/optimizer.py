@@ -7,6 +7,8 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+MomentDtype = Literal["float32", "bfloat16"]
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -32,7 +34,7 @@ class OptimizerConfig:
   eps: float = 1e-8
   weight_decay: float = 0.1
   clip_norm: float = 1.0
-  moment_dtype: Literal["float32", "bfloat16"] = "float32"
+  moment_dtype: MomentDtype = "float32"
 
 
 def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -274,6 +274,11 @@ def test_a_tokenizer_that_is_another_is_refused(copy):
   text_lib.train_sentencepiece(["another text"], 280, copy / "other.model")
   with pytest.raises(UserError, match=r"other is another image tokenizer than"):
     chexmix_jax.load(copy, image_tokenizer=copy / "other")
+  # One that was adapted from the model's own has its codes.
+  adapted = ImageTokenizer(changed, tokenizer.params, codes_of=tokenizer.fingerprint)
+  adapted.save(copy / "adapted")
+  model = chexmix_jax.load(copy, image_tokenizer=copy / "adapted")
+  assert model.image_tokenizer.fingerprint == adapted.fingerprint
   with pytest.raises(UserError, match=r"other\.model is another text tokenizer than"):
     chexmix_jax.load(copy, text_tokenizer=copy / "other.model")
   # Where the card says nothing, there is nothing to compare with.

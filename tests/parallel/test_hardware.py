@@ -20,6 +20,7 @@ from chexmix_jax.parallel.hardware import CHIPS, chip_of
         ("NVIDIA H100 PCIe", "H100-PCIe"),
         ("NVIDIA H200", "H200"),
         ("NVIDIA GeForce RTX 3090", "RTX3090"),
+        ("NVIDIA GeForce RTX 4080", "RTX4080"),
     ],
 )
 def test_a_chip_is_found_by_its_device_kind(kind, name):
@@ -45,8 +46,8 @@ def test_figures_have_the_units_that_they_say(name):
   chip = CHIPS[name]
   # From a desktop's card to what a rack may have: a slip by a thousand or by eight bits stands out.
   assert 5e13 < chip.flops < 5e15
-  assert 15 * 2**30 < chip.hbm_bytes < 300 * 2**30
-  assert 7e11 < chip.hbm_bandwidth < 1e13
+  assert 11 * 2**30 < chip.hbm_bytes < 300 * 2**30
+  assert 4e11 < chip.hbm_bandwidth < 1e13
   # Products per byte of memory read: 75 of the smallest card to 600.
   assert 70 < chip.flops / chip.hbm_bandwidth < 600
   is_tpu = name.startswith("v")

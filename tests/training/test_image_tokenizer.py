@@ -43,14 +43,14 @@ METRICS = {
 }  # fmt: skip
 
 
-def run(studies_dir, output, config=NETWORK, train=TRAIN, pictures="generated"):
+def run(studies_dir, output, config=NETWORK, train=TRAIN, pictures="generated", base=None):
   with (
       pytest.MonkeyPatch.context() as patch,
       contextlib.closing(image_iterator(studies_dir, "train", train.batch_size, 0)) as iterator,
   ):
     # Eight would save the state in eight pieces.
     patch.setattr(training, "make_mesh", lambda _: make_mesh(MeshConfig(), jax.devices()[:2]))
-    return train_image_tokenizer(iterator, config, train, output, {"source": pictures})
+    return train_image_tokenizer(iterator, config, train, output, {"source": pictures}, base)
 
 
 def read_lines(output):
@@ -151,6 +151,30 @@ def test_other_settings_for_the_same_output_are_refused(whole, studies_dir):
 def test_settings_out_of_range_are_named(name, value):
   with pytest.raises(UserError, match=f"{name}={value}"):
     dataclasses.replace(TRAIN, **{name: value})
+
+
+def test_an_adapted_tokenizer_keeps_the_codebook(whole, studies_dir, tmp_path):
+  folder, base = whole
+  train = dataclasses.replace(
+      TRAIN, init=str(folder), steps=4, codebook_start=0, restart_every=0, warmup_steps=1
+  )
+  adapted = run(studies_dir, tmp_path / "adapted", train=train, base=base)
+  changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), adapted.params, base.params)
+  assert not changed["codebook"]
+  assert changed["encoder"]["conv_in"]["kernel"] and changed["decoder"]["conv_out"]["kernel"]
+  first, *_ = lines = read_lines(tmp_path / "adapted")
+  assert {line["restarted"] for line in lines} == {0}
+  # It starts where the base ended, and gives the decoder codes from the first step on.
+  assert abs(first["psnr"] - read_lines(folder)[-1]["psnr"]) < 1
+  loaded = ImageTokenizer.load(tmp_path / "adapted")
+  assert loaded.codes_fingerprint == base.fingerprint == base.codes_fingerprint
+  assert loaded.fingerprint == adapted.fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize("change", [{"codebook_start": 1}, {"restart_every": 50}])
+def test_what_would_draw_codes_anew_is_refused_with_init(change):
+  with pytest.raises(UserError, match="init=x keeps its codebook: set codebook_start and"):
+    ImageTokenizerTrainConfig(**({"init": "x", "codebook_start": 0, "restart_every": 0} | change))
 
 
 def test_a_loss_that_is_not_finite_writes_no_tokenizer(studies_dir, tmp_path, monkeypatch):
