@@ -191,10 +191,10 @@ def _card_lines(results: list[dict[str, Any]]) -> list[str]:
   like = ", ".join(f"{c['like']} {c['capacity'] / _GIB:.1f}" for c in columns.values())
   lines += [
       "",
-      f"{found['batch_size']} rows of {found['context']:,} tokens a step. % is what stays free of the"
-      f" card ({like} GiB).",
-      f"no: needs more than {most:.0%} of the card. *: fits with XLA_PYTHON_CLIENT_MEM_FRACTION={most},"
-      f" as jax takes {usual:.0%} of a card by itself.",
+      f"{found['batch_size']} rows of {found['context']:,} tokens a step; % of a card stay free",
+      f"cards: {like} GiB",
+      f"no: needs more than {most:.0%} of the card",
+      f"*:  fits with XLA_PYTHON_CLIENT_MEM_FRACTION={most}; by itself jax takes {usual:.0%}",
       f"Compiled for a TPU ({found['compiled_for']}): for GPUs an estimate, not measured on one.",
   ]
   for card, facts in columns.items():

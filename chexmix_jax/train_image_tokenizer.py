@@ -15,14 +15,14 @@ from chexmix_jax.data import images as images_lib
 from chexmix_jax.data import studies as studies_lib
 from chexmix_jax.data.pipeline import image_iterator
 from chexmix_jax.errors import UserError
+from chexmix_jax.files import write_whole
 from chexmix_jax.models.vqgan import VQGANConfig
 from chexmix_jax.parallel.devices import warn_if_accelerator_unused
-from chexmix_jax.files import write_whole
 from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.training.adapted_image_tokenizer import compare, load_base
 from chexmix_jax.training.image_tokenizer import (
-    ImageTokenizerTrainConfig,
-    train_image_tokenizer,
+  ImageTokenizerTrainConfig,
+  train_image_tokenizer,
 )
 
 _HELD_OUT = 128  # At 512 pixels some minutes on two cores.

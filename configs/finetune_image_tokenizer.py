@@ -16,7 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
       },
       "train": {
           "init": "runs/published/image_tokenizer",
-          "steps": 2000, "batch_size": 8, "learning_rate": 3e-5, "warmup_steps": 100,
+          # A tenth of a fresh one's rate: more of it changes the codes more.
+          "steps": 2000, "batch_size": 8, "learning_rate": 1e-5, "warmup_steps": 100,
           # The codebook of init stays as it is.
           "codebook_start": 0, "restart_every": 0,
           "gradient_weight": 1.0, "embedding_weight": 1.0, "seed": 0, "log_every": 20,

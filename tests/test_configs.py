@@ -77,7 +77,8 @@ def test_the_large_configs_list_every_setting(name):
 
 @pytest.mark.parametrize("name", [*LARGE, "quickstart.py:phantom"])
 def test_a_misspelt_override_is_refused_with_a_hint(name):
-  key = "stage1.stpes" if "quickstart" in name else "train.stpes" if "tokenizer" in name else "stpes"
+  group = "stage1." if "quickstart" in name else "train." if "tokenizer" in name else ""
+  key = f"{group}stpes"
   with pytest.raises(UserError, match=r"stpes is not a setting of .*'steps'\?"):
     build(name, f"--config.{key}=1")
 

@@ -19,6 +19,7 @@ from chexmix_jax.models.transformer import Transformer, TransformerConfig
 from chexmix_jax.models.unstack import unstack_layers
 from chexmix_jax.models.vqgan import VQGANConfig
 from chexmix_jax.models.vqgan import init_params as init_vqgan
+from chexmix_jax.tokenizers.image import ImageTokenizer
 from chexmix_jax.tokenizers.load import extend_text_tokenizer, load_text_tokenizer
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
 
@@ -179,6 +180,23 @@ def test_files_of_two_models_are_refused(theirs, tmp_path, bpe_dir):
   (tmp_path / "ours").mkdir()
   with pytest.raises(UserError, match="is there already"):
     _from_torch(theirs, tmp_path / "ours")
+
+
+def test_an_adapted_image_tokenizer_is_written_in_place_of_the_models_own(theirs, tmp_path):
+  _write_model(theirs, MODEL)
+  _from_torch(theirs, tmp_path / "ours")
+  own = ImageTokenizer.load(tmp_path / "ours" / "image_tokenizer")
+  params = jax.tree.map(np.asarray, own.params)
+  params["decoder"]["conv_out"]["bias"] = params["decoder"]["conv_out"]["bias"] + 1
+  for name, codes_of in (("adapted", own.fingerprint), ("another", "")):
+    ImageTokenizer(own.config, params, codes_of).save(tmp_path / name)
+  command = ["to_torch", f"--checkpoint={tmp_path / 'ours'}", f"--output={tmp_path / 'back'}"]
+  with pytest.raises(UserError, match="another is another image tokenizer than that of"):
+    convert.main([*command, f"--image-tokenizer={tmp_path / 'another'}"])
+  convert.main([*command, f"--image-tokenizer={tmp_path / 'adapted'}"])
+  before, after = (read_state_dict(f / "vqgan.ckpt") for f in (theirs, tmp_path / "back"))
+  differing = {name for name in after if not np.array_equal(after[name], before[name])}
+  assert differing == {"decoder.conv_out.bias"}
 
 
 def test_transformers_loads_what_is_written(theirs, tmp_path):

@@ -90,7 +90,8 @@ def check_card(
 ) -> dict[str, Any]:
   """The card of `tokens_dir`, after comparing it with what is given (fingerprints as strings).
 
-  The image tokenizer is the very one that made them, and not one with the same codes. Raises UserError that names what the tokens were made with another one of.
+  The image tokenizer is the very one that made them, and not one with the same codes. Raises
+  UserError that names what the tokens were made with another one of.
   """
   card = read_card(tokens_dir)
   wanted = {

@@ -27,8 +27,9 @@ def quantise(
   """`kernel_int8` and `kernel_scale`, or `kernel_int4` and `kernel_group_scale`, of a kernel.
 
   Of the kernel (inputs, outputs), `num_inputs` axes are inputs. int8 keeps the shape, with scales
-  (outputs). int4 is uint8 (I / 2, outputs), with scales (I / 64, outputs): the even input stands in
-  the low half of a byte.
+  (outputs). int4 is uint8 (I / 2, outputs), with scales (I / 64, outputs): of each group the first
+  32 inputs stand in the low halves of its bytes, the others in the high ones. (Were it even and odd
+  inputs, XLA would write the kernel to memory several times to weave them.)
   """
   outputs = kernel.shape[num_inputs:]
   kernel_IO = kernel.reshape(-1, *outputs).astype(jnp.float32)
@@ -42,9 +43,9 @@ def quantise(
     )
   groups = kernel_IO.reshape(-1, GROUP, *outputs)
   scale_GO = _scale(jnp.max(jnp.abs(groups), axis=1), 7)
-  rounded = jnp.rint(groups / scale_GO[:, None]).astype(jnp.int8).reshape(-1, 2, *outputs)
-  low, high = (rounded[:, half] & 15 for half in (0, 1))
-  return {"kernel_int4": (low | high << 4).astype(jnp.uint8), "kernel_group_scale": scale_GO}
+  low, high = jnp.split(jnp.rint(groups / scale_GO[:, None]).astype(jnp.int8) & 15, 2, axis=1)
+  packed = (low | high << 4).astype(jnp.uint8).reshape(-1, *outputs)
+  return {"kernel_int4": packed, "kernel_group_scale": scale_GO}
 
 
 def _scale(largest: jax.Array, levels: int) -> jax.Array:
@@ -56,9 +57,9 @@ def dequantise(given: dict[str, jax.Array], inputs: tuple[int, ...], dtype: Any)
   if "kernel_int8" in given:
     return (given["kernel_int8"].astype(jnp.float32) * given["kernel_scale"]).astype(dtype)
   scale, packed = given["kernel_group_scale"], given["kernel_int4"].astype(jnp.int8)
+  packed = packed.reshape(len(scale), GROUP // 2, *scale.shape[1:])
   # Arithmetic shifts bring the sign along.
-  halves = jnp.stack([packed << 4 >> 4, packed >> 4], axis=1)
-  groups = halves.reshape(len(scale), GROUP, *scale.shape[1:])
+  groups = jnp.concatenate([packed << 4 >> 4, packed >> 4], axis=1)
   kernel = groups.astype(jnp.float32) * scale[:, None]
   return kernel.reshape(*inputs, *scale.shape[1:]).astype(dtype)
 

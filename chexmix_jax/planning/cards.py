@@ -1,8 +1,8 @@
 """Which ways to fine-tune fit which graphics card: a table for those who have one.
 
-The peak is a fact of the program, not of the card, so each way is compiled once, for a TPU with room
-for all of them: an estimate for GPUs, whose compiler is another. Attention is XLA's, as cards before
-Hopper have no other for packed rows.
+The peak is a fact of the program, not of the card, so each way is compiled once, for a TPU with
+room for all of them: an estimate for GPUs, whose compiler is another. Attention is XLA's, as cards
+before Hopper have no other for packed rows.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from chexmix_jax.training.loop import TrainConfig
 from chexmix_jax.training.optimizer import MomentDtype
 
 TOPOLOGY = "v5p:1x1x1"
-"""One chip with 95 GiB; the peak for v5e and v6e is within 1 % of its."""
+"""One chip with 95 GiB; peaks for v5e and v6e were within 2 % of its."""
 
 CARDS = {"12 GB": "RTX4070", "16 GB": "RTX4080", "24 GB": "A10", "48 GB": "L40S", "80 GB": "H100"}
 """By what cards are called, the one in CHIPS that has the least memory of them."""
@@ -128,7 +128,10 @@ def nearest(peaks: list[Peak], own: Way, card: str) -> Way | None:
 
 
 def to_dict(config: TrainConfig, peaks: list[Peak]) -> dict[str, Any]:
-  """For JSON: bytes, and of each card the share that each way leaves free, and the nearest that fits."""
+  """For JSON: peaks in bytes; of each card the share that each way leaves, and what fits best.
+
+  `nearest` is the way nearest to the config's own that fits, its own where that does.
+  """
   own, batch = way_of(config), config.data.batch_size
 
   def describe(way: Way) -> dict[str, Any]:

@@ -33,7 +33,10 @@ def load_base(folder: pathlib.Path, config: VQGANConfig) -> ImageTokenizer:
 def compare(
     base: ImageTokenizer, adapted: ImageTokenizer, pixels: np.ndarray
 ) -> dict[str, float]:
-  """PSNR in dB of both on pictures float32 (N, H, W, 1) in [-1, 1], and the share of equal codes."""
+  """`base_psnr` and `adapted_psnr` in dB, and `same_codes`, the share of codes that both give.
+
+  Over pictures float32 (N, H, W, 1) in [-1, 1].
+  """
   codes = {"base": base.encode(pixels), "adapted": adapted.encode(pixels)}
   result = {"same_codes": float(np.mean(codes["base"] == codes["adapted"]))}
   for name, tokenizer in (("base", base), ("adapted", adapted)):

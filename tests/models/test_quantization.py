@@ -40,6 +40,10 @@ def test_four_bits_are_rounded_by_groups_and_packed():
   back = dequantise(found, (2, 96), jnp.float32)
   assert back.shape == given.shape
   assert np.all(np.abs(back.reshape(groups.shape) - groups) <= step / 2 + 1e-6)
+  # The first group: its inputs 0 and 32 share a byte.
+  byte = int(found["kernel_int4"][0, 0, 0])
+  halves = [(half ^ 8) - 8 for half in (byte & 15, byte >> 4)]
+  np.testing.assert_array_equal(halves, np.rint(groups[0, [0, 32], 0, 0] / step[0, 0, 0, 0]))
   # What is on the grid is held as it is, -7 and 7 among it.
   again = quantise(back, 2, "int4")
   np.testing.assert_array_equal(again["kernel_int4"], found["kernel_int4"])
