@@ -34,7 +34,7 @@ from chexmix_jax.models.adapter import ADDED, PROJECTIONS, AdapterConfig, with_r
 from chexmix_jax.models.transformer import Params, TransformerConfig
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.parallel.sharding import parameter_name, sharded_shapes
-from chexmix_jax.training.base import describe_base, load_base, read_model
+from chexmix_jax.training.base import base_dir, describe_base, load_base, read_model
 from chexmix_jax.training.checkpoint import load_params, read_job
 from chexmix_jax.training.trainable import abstract_trained, join
 
@@ -105,7 +105,7 @@ def export(
     )
   mesh = make_mesh()
   params, _ = load_params(checkpoint, sharded_shapes(mesh, trained), step)
-  init = pathlib.Path(job["train"]["init"])
+  init = base_dir(checkpoint)
   if saved:
     if read_model(init).vocab_size != config.vocab_size:
       raise UserError(

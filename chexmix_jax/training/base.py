@@ -155,6 +155,17 @@ def read_model(run_dir: pathlib.Path) -> TransformerConfig:
   return config_lib.build(TransformerConfig, settings, f"{run_dir}/job.json: model")
 
 
+def base_dir(run_dir: pathlib.Path) -> pathlib.Path:
+  """The base of a run with an adapter, as the run was told.
+
+  A relative path is looked for from here, then from the folders above the run, so that runs can be
+  moved together and used from anywhere.
+  """
+  init = pathlib.Path(read_job(run_dir)["train"]["init"])
+  places = [init, *(parent / init for parent in run_dir.resolve().parents)]
+  return next((place for place in places if (place / "job.json").exists()), init)
+
+
 def load_adapted(
     run_dir: pathlib.Path, config: TransformerConfig, step: int | None, mesh: jax.sharding.Mesh
 ) -> tuple[Params, int]:
@@ -162,8 +173,7 @@ def load_adapted(
 
   UserError where the base is gone or another, or the run has no such checkpoint.
   """
-  job = read_job(run_dir)
-  base = load_base(pathlib.Path(job["train"]["init"]), config, mesh, job["base"])
+  base = load_base(base_dir(run_dir), config, mesh, read_job(run_dir)["base"])
 
   def prepare(base: Params) -> tuple[Params, Params]:
     return prepare_params(config, jax.random.key(0), base)

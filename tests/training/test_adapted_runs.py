@@ -15,6 +15,7 @@ from chexmix_jax.models.adapter import AdapterConfig
 from chexmix_jax.models.transformer import Transformer
 from chexmix_jax.parallel.mesh import MeshConfig
 from chexmix_jax.training import loop
+from chexmix_jax.training.base import base_dir
 from chexmix_jax.training.checkpoint import read_job, saved_steps
 from chexmix_jax.training.loop import train
 from chexmix_jax.training.setup import TrainConfig
@@ -166,6 +167,25 @@ def test_a_base_is_needed_and_must_be_the_same(config, whole_run, adapted, tmp_p
     (copy / "job.json").write_text(json.dumps(job))
     with pytest.raises(UserError, match=message):
       load_model(copy)
+
+
+def test_a_relative_base_is_found_above_the_run_wherever_one_stands(
+    whole_run, adapted, tmp_path, monkeypatch
+):
+  _, folder = adapted
+  place = tmp_path / "moved" / "mine" / "run"
+  place.mkdir(parents=True)
+  (tmp_path / "moved" / "base").symlink_to(whole_run, target_is_directory=True)
+  (place / "checkpoints").symlink_to(folder / "checkpoints", target_is_directory=True)
+  job = read_job(folder)
+  job["train"]["init"] = "moved/base"
+  (place / "job.json").write_text(json.dumps(job))
+  monkeypatch.chdir("/")
+  assert base_dir(place) == tmp_path / "moved" / "base"
+  job["train"]["init"] = "elsewhere/base"
+  (place / "job.json").write_text(json.dumps(job))
+  with pytest.raises(UserError, match="elsewhere/base is not a run directory"):
+    load_model(place)
 
 
 def test_the_config_reads_from_a_file(adapted):
