@@ -20,26 +20,26 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.attention_pooling import embed_by_attention, fit_queries
 from chexmix_jax.evaluation.evaluator import Context, Result
 from chexmix_jax.evaluation.labelled import Labelled, load_labelled
-from chexmix_jax.evaluation.probe import fit_probes
 from chexmix_jax.inference.classify import log_odds
 from chexmix_jax.inference.embeddings import Pooling, embed_images
 from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.bootstrap import Figure
 from chexmix_jax.metrics.classification import (
-    auprc_figure,
-    auroc,
-    auroc_figure,
-    brier_figure,
-    calibration_curve,
+  auprc_figure,
+  auroc,
+  auroc_figure,
+  brier_figure,
+  calibration_curve,
 )
 from chexmix_jax.models.transformer import (
-    Params,
-    TransformerConfig,
-    abstract_params,
-    init_params,
+  Params,
+  TransformerConfig,
+  abstract_params,
+  init_params,
 )
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.parallel.sharding import param_shardings
+from chexmix_jax.training.probe import fit_probes
 
 
 @dataclasses.dataclass(frozen=True)

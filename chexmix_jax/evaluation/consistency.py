@@ -10,12 +10,12 @@ import numpy as np
 from chexmix_jax import labels as labels_lib
 from chexmix_jax.data import tokens
 from chexmix_jax.evaluation.evaluator import Context
-from chexmix_jax.evaluation.probe import fit_probes
 from chexmix_jax.inference.embeddings import embed_images
 from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.bootstrap import Figure
 from chexmix_jax.metrics.classification import auroc, auroc_figure
 from chexmix_jax.models.transformer import Params
+from chexmix_jax.training.probe import fit_probes
 
 _STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3)
 _MIN_CASES = 5

@@ -32,17 +32,18 @@ class ClassifierConfig:
 
 
 class Classifier(nnx.Module):
-  """Log-odds (..., F) of the mean hidden states (..., D) of pictures: a norm, a linear layer."""
+  """Log-odds (..., F) of the mean hidden states (..., D) of pictures: standardised, then linear."""
 
-  def __init__(self, config: ClassifierConfig, width: int, epsilon: float, *, rngs: nnx.Rngs):
-    self.norm = nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs)
-    # Of zeros: the first step moves the classifier alone, from a probability of a half each.
+  def __init__(self, config: ClassifierConfig, width: int, *, rngs: nnx.Rngs):
+    # Means of pictures differ little beside what all of them share: see training/linear_start.py.
+    self.mean = nnx.Param(jnp.zeros(width))
+    self.scale = nnx.Param(jnp.ones(width))
     self.linear = nnx.Linear(
         width, len(config.findings), kernel_init=nnx.initializers.zeros_init(), rngs=rngs
     )
 
   def __call__(self, mean_XD: jax.Array) -> jax.Array:
-    return self.linear(self.norm(mean_XD))
+    return self.linear((mean_XD - self.mean[...]) * self.scale[...])
 
 
 def picture_means(

@@ -195,7 +195,7 @@ class Ends(nnx.Module):
         config.width, config.vocab_size, dtype=dtype, dot_general=dot_general, rngs=rngs
     )
     if config.classifier is not None:
-      self.classifier = Classifier(config.classifier, config.width, config.norm_eps, rngs=rngs)
+      self.classifier = Classifier(config.classifier, config.width, rngs=rngs)
 
 
 @functools.cache
@@ -273,9 +273,18 @@ class Transformer:
   def classify(
       self, tokens_BT, is_image_BT, positions_BT, segment_ids_BT, num_segments, *, dropout_key=None
   ):
-    """The classifier's log-odds, float32 (B, S, F), of each of S documents of a row.
+    """The classifier's log-odds, float32 (B, S, F), of what `picture_states` gives."""
+    means_BSD = self.picture_states(
+        tokens_BT, is_image_BT, positions_BT, segment_ids_BT, num_segments, dropout_key=dropout_key
+    )
+    return self._ends.classifier(means_BSD)
 
-    `is_image_BT` says which positions it reads; layers behind its own are not computed.
+  def picture_states(
+      self, tokens_BT, is_image_BT, positions_BT, segment_ids_BT, num_segments, *, dropout_key=None
+  ):
+    """What the classifier reads of each of S documents of a row, float32 (B, S, D).
+
+    The mean hidden state of its layer where `is_image_BT`; layers behind that are not computed.
     """
     config = self.config
     layer = config.classifier.layer % (config.num_layers + 1)
@@ -284,8 +293,7 @@ class Transformer:
     )
     if layer == config.num_layers:
       hidden_BTD = self._ends.final_norm(hidden_BTD)
-    means_BSD = picture_means(hidden_BTD, is_image_BT, segment_ids_BT, num_segments)
-    return self._ends.classifier(means_BSD)
+    return picture_means(hidden_BTD, is_image_BT, segment_ids_BT, num_segments)
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `length` tokens a row."""

@@ -18,6 +18,7 @@ from chexmix_jax.parallel.distributed import StopRequest
 from chexmix_jax.parallel.hardware import chip_of
 from chexmix_jax.parallel.sharding import check_sharded
 from chexmix_jax.training.checkpoint import Checkpoints, saved_steps, write_job
+from chexmix_jax.training.linear_start import with_linear_start
 from chexmix_jax.training.logging import (
     MetricsWindow,
     NotFiniteError,
@@ -95,9 +96,12 @@ def _train(
     distributed.exchange("job.json")
     with contextlib.closing(Checkpoints(run_dir)) as checkpoints:
       window_state = validation_state = None
+      begins = config.model.classifier is not None and "classifier" not in (base or {})
       if is_frozen or not resuming:
         state = setup.first_state(base)
       del base
+      if begins and not resuming:
+        state = with_linear_start(setup, state)
       if resuming:
         frozen = state.frozen if is_frozen else {}
         restored = checkpoints.restore(setup.abstract, setup.iterator)

@@ -90,13 +90,10 @@ def classification_sums(
   Besides what cross_entropy_sums takes, but for the weights, the batch holds `labels` float32
   (B, S, F) of the documents of each row: 1, 0, or NaN for what does not count.
   """
-  model = Transformer(config, params)
-  # A picture's positions are those behind a target that is a code, hidden ones among them.
-  is_image_BT = jnp.pad(vocabulary.is_image(batch["targets"])[:, :-1], ((0, 0), (1, 0)))
   labels_BSF = batch["labels"]
-  logits_BSF = model.classify(
-      batch["inputs"], is_image_BT, batch["positions"], batch["segment_ids"], labels_BSF.shape[1],
-      dropout_key=dropout_key,
+  logits_BSF = Transformer(config, params).classify(
+      batch["inputs"], are_pictures(vocabulary, batch), batch["positions"], batch["segment_ids"],
+      labels_BSF.shape[1], dropout_key=dropout_key,
   )  # fmt: skip
   is_known_BSF = jnp.isfinite(labels_BSF)
   losses_BSF = optax.sigmoid_binary_cross_entropy(logits_BSF, jnp.nan_to_num(labels_BSF))
@@ -106,6 +103,12 @@ def classification_sums(
       "loss_sum": total,
       "tokens": jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32),
   }
+
+
+def are_pictures(vocabulary: Vocabulary, batch: Batch) -> jax.Array:
+  """Which positions (B, T) are those of image codes, hidden ones among them."""
+  # They are behind a target that is a code.
+  return jnp.pad(vocabulary.is_image(batch["targets"])[:, :-1], ((0, 0), (1, 0)))
 
 
 def loss_sums(config: TransformerConfig, *args: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

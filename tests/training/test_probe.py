@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chexmix_jax.evaluation.probe import fit_probes
+from chexmix_jax.training.probe import fit_probes
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 
