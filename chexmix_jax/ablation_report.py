@@ -52,12 +52,16 @@ def compare(values_S: Sequence[float], reference_S: Sequence[float], is_referenc
   found = (float(values.mean()), float(values.min()), float(values.max()))
   if is_reference:
     return Cell(*found, (np.nan,) * 3)
-  differences = values - np.array(reference_S)
-  middle, half = float(differences.mean()), np.nan
-  if len(values) > 1:
-    error = differences.std(ddof=1) / np.sqrt(len(values))
-    half = float(scipy.stats.t.ppf(0.975, len(values) - 1) * error)
-  return Cell(*found, (middle, middle - half, middle + half))
+  return Cell(*found, mean_interval(values - np.array(reference_S)))
+
+
+def mean_interval(values_S: np.ndarray) -> tuple[float, float, float]:
+  """Mean, low and high end of its 95 % interval (Student's t); ends NaN of a single value."""
+  middle, half = float(values_S.mean()), np.nan
+  if len(values_S) > 1:
+    error = values_S.std(ddof=1) / np.sqrt(len(values_S))
+    half = float(scipy.stats.t.ppf(0.975, len(values_S) - 1) * error)
+  return middle, middle - half, middle + half
 
 
 def write_ablation(

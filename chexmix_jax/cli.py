@@ -23,7 +23,7 @@ from chexmix_jax.errors import Stopped, UserError, exit_status
 ENTRY_POINTS = (
     "quickstart", "prepare", "train_image_tokenizer", "train_text_tokenizer",
     "extend_text_tokenizer", "tokenize", "train", "find_learning_rate", "plan", "evaluate",
-    "ablation", "predict", "convert", "model_card", "bench",
+    "ablation", "adaptation", "predict", "convert", "model_card", "bench",
 )  # fmt: skip
 
 STEP_HELP = "of the checkpoint; default: the best of a run with validations, else the newest"

@@ -6,7 +6,6 @@ paths that lead to them.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,10 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.sections import Found, read_found
 from chexmix_jax.evaluation.summary import cells, summary_rows
 from chexmix_jax.files import check_place, write_whole
-from chexmix_jax.models.transformer import TransformerConfig, abstract_params
+from chexmix_jax.models.transformer import TransformerConfig
 from chexmix_jax.training.checkpoint import ranked_steps, read_job
-from chexmix_jax.training.logging import count_parameters
-from chexmix_jax.training.trainable import abstract_trained
+from chexmix_jax.training.logging import read_metrics
+from chexmix_jax.training.trainable import count_trained
 
 _USE = """\
 ## Intended use
@@ -79,16 +78,16 @@ def write_card(
 
 def _model_rows(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
   settings = job["train"]["model"]
-  config = config_lib.build(TransformerConfig, {**settings, "adapter": None}, "job.json: model")
-  yield "parameters", f"{count_parameters(abstract_params(config)):,}"
+  config = config_lib.build(TransformerConfig, settings, "job.json: model")
+  trained, total = count_trained(config)
+  yield "parameters", f"{total:,}"
   shape = f"{config.num_layers} layers of width {config.width}, {config.num_heads} heads"
   yield "shape", f"{shape}, MLP {config.mlp_dim}, {config.vocab_size:,} ids"
   if adapter := settings.get("adapter"):
-    full = config_lib.build(TransformerConfig, settings, "job.json: model")
     yield "adapter", (
         f"{adapter['kind']}, rank {adapter['rank']}, alpha {adapter['alpha']:g}, on"
         f" {', '.join(adapter['targets']) or 'nothing'}; base in {adapter['base']};"
-        f" {count_parameters(abstract_trained(full)):,} parameters are trained"
+        f" {trained:,} parameters are trained"
     )
     base = job["base"]
     name = _name(job["train"]["init"])
@@ -118,9 +117,8 @@ def _training_rows(job: dict[str, Any], checkpoint: pathlib.Path) -> Iterator[tu
       f" {optimizer['warmup_steps']} steps of warm-up, weight decay {optimizer['weight_decay']:g}"
   )
   yield "seed", str(train["seed"])
-  path = checkpoint / "metrics.jsonl"
-  if lines := path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-    last = json.loads(lines[-1])
+  if lines := read_metrics(checkpoint):
+    last = lines[-1]
     names = [name for name in ("loss", "image_nll", "text_nll") if name in last]
     yield "last steps", ", ".join(f"{name} {last[name]:.3f}" for name in names)
     yield "steps skipped", str(last["skipped"])

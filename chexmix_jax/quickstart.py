@@ -117,24 +117,30 @@ def make_inputs(
     output: pathlib.Path,
     seed: int,
     steps: Steps,
+    tokenizers: pathlib.Path | None = None,
 ) -> Inputs:
-  """Studies, both tokenizers and tokens, in `output`; the seed is that of the image tokenizer."""
+  """Studies, both tokenizers and tokens, in `output`; the seed is that of the image tokenizer.
+
+  `tokenizers` is the `output` of an earlier call whose tokenizers to use instead.
+  """
   studies, tokens = output / "studies", output / "tokens"
-  image_tokenizer, text_tokenizer = output / "image_tokenizer", output / "text_tokenizer.model"
+  home = output if tokenizers is None else tokenizers
+  image_tokenizer, text_tokenizer = home / "image_tokenizer", home / "text_tokenizer.model"
   load = LoadOptions(config.size, reports_from_labels=True)
   steps("radiographs and reports", prepare.run, source, studies, load, options)
-  training = dataclasses.replace(config.image_tokenizer.train, seed=seed)
-  seeded = dataclasses.replace(config.image_tokenizer, train=training)
-  steps("image tokenizer", train_image_tokenizer.run, studies, image_tokenizer, seeded)
-  if not text_tokenizer.exists():
-    steps(
-        "text tokenizer",
-        train_text_tokenizer.run,
-        studies,
-        config.text_vocab_size,
-        text_tokenizer,
-        True,
-    )
+  if tokenizers is None:
+    training = dataclasses.replace(config.image_tokenizer.train, seed=seed)
+    seeded = dataclasses.replace(config.image_tokenizer, train=training)
+    steps("image tokenizer", train_image_tokenizer.run, studies, image_tokenizer, seeded)
+    if not text_tokenizer.exists():
+      steps(
+          "text tokenizer",
+          train_text_tokenizer.run,
+          studies,
+          config.text_vocab_size,
+          text_tokenizer,
+          True,
+      )
   steps("tokens", tokenize.run, studies, image_tokenizer, text_tokenizer, tokens)
   return Inputs(studies, tokens, image_tokenizer, text_tokenizer)
 

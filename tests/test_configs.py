@@ -9,6 +9,7 @@ import pytest
 
 from chexmix_jax import cli, config
 from chexmix_jax.ablation import AblationConfig
+from chexmix_jax.adaptation import AdaptationConfig
 from chexmix_jax.data.documents import parse_forms
 from chexmix_jax.data.masking import MaskingConfig
 from chexmix_jax.errors import UserError
@@ -28,6 +29,7 @@ FILES = {
     "quickstart.py:real": QuickstartConfig,
     "ablation.py:phantom": AblationConfig,
     "ablation.py:real": AblationConfig,
+    "adaptation.py": AdaptationConfig,
     "evaluate.py:quick": EvaluateConfig,
     "evaluate.py:paper": EvaluateConfig,
     "evaluate.py:nih14": EvaluateConfig,
@@ -43,7 +45,8 @@ FILES = {
     "finetune_image_tokenizer.py": ImageTokenizerConfig,
 }
 
-LARGE = [name for name in FILES if ":" not in name]  # The others say what differs.
+# The others say what differs.
+LARGE = [name for name, schema in FILES.items() if schema in (TrainConfig, ImageTokenizerConfig)]
 
 
 def build(name, *overrides):

@@ -51,6 +51,34 @@ def by_ratio(
   return figure
 
 
+def adaptation(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    findings: Sequence[str],
+    scores: Mapping[str, np.ndarray],
+) -> Figure:
+  """NLL of the training reports by step, and F1 of F findings, of arms by name.
+
+  `curves` are steps (T,) and values of S seeds (S, T), `scores` (F, S).
+  """
+  figure = Figure(figsize=(10.4, 3.8), layout="constrained")
+  axes = figure.subplots(1, 2, width_ratios=(1, 1.8))
+  for axis in axes:
+    _clean(axis)
+  for name, (steps_T, values_ST) in curves.items():
+    axes[0].plot(steps_T, values_ST.mean(0), color=_colour(name, scores), linewidth=1.4)
+  _label(axes[0], "NLL of the training reports", "step", "nats a token")
+  for number, (name, scores_FS) in enumerate(scores.items()):
+    places_F = np.arange(len(findings)) + 0.8 * ((number + 0.5) / len(scores) - 0.5)
+    colour, width = _colour(name, scores), 0.8 / len(scores)
+    axes[1].bar(places_F, scores_FS.mean(1), width, label=name, color=colour, alpha=0.75)
+    for scores_F in scores_FS.T:
+      axes[1].plot(places_F, scores_F, ".", color="#1c2733", markersize=3)
+  _label(axes[1], "F1 of the findings in reports of the test split; a dot a seed", "")
+  axes[1].set_xticks(range(len(findings)), findings, rotation=25, ha="right")
+  _legend(figure, axes[1])
+  return figure
+
+
 def auroc_by_layer(ratios: np.ndarray, auroc: Mapping[str, np.ndarray]) -> Figure:
   """AUROC of every layer, (M, L) for each name, a panel for each of the M mask ratios."""
   figure, axes = _figure(1, len(ratios), 2.4 * len(ratios), 2.7, sharey=True)
@@ -137,10 +165,14 @@ def _figure(
   figure = Figure(figsize=(width, height), layout="constrained")
   axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
   for axis in axes:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color="#e6eaee", linewidth=0.8)
-    axis.tick_params(labelsize=8)
+    _clean(axis)
   return figure, axes
+
+
+def _clean(axis: Axes) -> None:
+  axis.spines[["top", "right"]].set_visible(False)
+  axis.grid(color="#e6eaee", linewidth=0.8)
+  axis.tick_params(labelsize=8)
 
 
 def _label(axis: Axes, title: str, xlabel: str, ylabel: str = "") -> None:

@@ -15,6 +15,7 @@ from chexmix_jax.data.documents import IMAGE_PARTS, parse_written_form
 from chexmix_jax.data.sources.source import VIEWS
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.evaluator import Context, Result
+from chexmix_jax.evaluation.likelihood import own_log_likelihoods
 from chexmix_jax.inference.generate import GenerateConfig
 from chexmix_jax.inference.reports import generate_ids, make_prompt, read_report
 from chexmix_jax.labels import POSITIVE
@@ -81,6 +82,8 @@ class Generation:
                                           chexmix_jax.metrics.reports
     mean_words, reference_mean_words      words of a report
     unfinished                            share that was cut at `max_new` tokens
+    report_nll                            nats a token of the studies' own texts, their end among
+                                          them, each after its prompt
     num_studies                           that were scored
     num_left_out                          studies of the split that lack a part of the documents
     num_empty                             reports without a word among them
@@ -119,6 +122,7 @@ class Generation:
         else [row[f"{part}_ids"] for row in token_rows]
         for part in self._form.parts[:-1]
     }
+    self._texts = [row[f"{self._target}_ids"] for row in token_rows]
     of_studies = studies.open_studies(context.studies, context.split)
     rows = [of_studies[number] for number in numbers]
     self._patient_ids = [row["patient_id"] for row in rows]
@@ -150,6 +154,7 @@ class Generation:
           "reference_mean_words": bootstrap.mean(_count_words(self._references)),
           "unfinished": bootstrap.mean(is_cut_N),
       }
+      found["report_nll"] = self._reference_nll(params, ratio)
       figures |= {f"{name}{suffix}": figure for name, figure in found.items()}
       values[f"num_empty{suffix}"] = generated.count("")
       values[f"distinct_reports{suffix}"] = len(set(generated))
@@ -169,16 +174,7 @@ class Generation:
     """Texts, and which of them were cut, bool (N,)."""
     context, config = self._context, self._config
     vocabulary = context.vocabulary
-    parts = {}
-    for place, (part, given) in enumerate(self._given.items()):
-      if part in IMAGE_PARTS:
-        keys = ((number, place) if place else (number,) for number in range(len(given)))
-        given = context.hidden_ids(given, ratio, keys)
-      parts[part] = given
-    prompts = [
-        make_prompt(vocabulary, {part: given[number] for part, given in parts.items()})
-        for number in range(len(self._references))
-    ]
+    prompts = self._prompts(ratio)
     if indication:
       texts = map(context.text_tokenizer.encode, self._indications)
       prompts = [
@@ -195,6 +191,28 @@ class Generation:
     reports = [read_report(vocabulary, context.text_tokenizer, row) for row in new]
     is_cut_N = np.array([row[-1] not in stop_ids for row in new])
     return [normalise(text) for text in reports], is_cut_N
+
+  def _prompts(self, ratio: float) -> list[np.ndarray]:
+    """Token ids before the texts."""
+    context, parts = self._context, {}
+    for place, (part, given) in enumerate(self._given.items()):
+      if part in IMAGE_PARTS:
+        keys = ((number, place) if place else (number,) for number in range(len(given)))
+        given = context.hidden_ids(given, ratio, keys)
+      parts[part] = given
+    return [
+        make_prompt(context.vocabulary, {part: given[number] for part, given in parts.items()})
+        for number in range(len(self._references))
+    ]
+
+  def _reference_nll(self, params: Params, ratio: float) -> Figure:
+    context = self._context
+    log_likelihoods_N = own_log_likelihoods(
+        context.model, context.vocabulary, params, self._prompts(ratio), self._texts,
+        self._config.batch_size, f"likelihood of the texts, {ratio:.0%} hidden",
+    )  # fmt: skip
+    counts_N = np.array([len(text) + 1 for text in self._texts])
+    return bootstrap.ratio(-log_likelihoods_N, counts_N)
 
   def _score(self, generated: Sequence[str], by_finding: bool) -> dict[str, Figure]:
     if self._target in _WITH_FINDINGS:

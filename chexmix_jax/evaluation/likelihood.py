@@ -1,4 +1,4 @@
-"""How likely reports are given pictures: every report after every picture, which is run only once.
+"""How likely reports are given pictures: every report after every picture, or each after its own.
 
 Shape suffixes as in models/transformer.py; I pictures, P tokens of their prompts, C passes of R
 reports.
@@ -16,6 +16,7 @@ from chexmix_jax.inference.embeddings import image_prompts, pad_texts
 from chexmix_jax.models.transformer import Params, Transformer, TransformerConfig
 from chexmix_jax.parallel.batches import map_rows
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
+from chexmix_jax.training.loss import weighted_nll
 
 
 def log_likelihoods(
@@ -54,6 +55,34 @@ def log_likelihoods(
   return result
 
 
+def own_log_likelihoods(
+    config: TransformerConfig,
+    vocabulary: Vocabulary,
+    params: Params,
+    prompts: Sequence[np.ndarray],
+    texts: Sequence[np.ndarray],
+    batch_size: int,
+    description: str = "",
+) -> np.ndarray:
+  """log P(text, its end | prompt) in nats, float32 (N), of N prompts and their own texts.
+
+  Both are N arrays of token ids; a prompt holds all that stands before its text.
+  """
+  end = np.array([vocabulary.boi], np.int32)
+  tokens_NT, is_token_NT = pad_texts(
+      vocabulary,
+      [np.concatenate([*parts, end]) for parts in zip(prompts, texts, strict=True)],
+  )
+  starts_N1 = np.array([len(prompt) for prompt in prompts])[:, None]
+  is_text_NT = is_token_NT & (np.arange(tokens_NT.shape[1]) >= starts_N1)
+  rows = {
+      "tokens": tokens_NT[:, :-1], "targets": tokens_NT[:, 1:],
+      "weights": is_text_NT[:, 1:].astype(np.float32),
+  }  # fmt: skip
+  function = jax.tree_util.Partial(_score_own(config), params)
+  return map_rows(function, rows, batch_size, description)
+
+
 def _teacher_forced(vocabulary: Vocabulary, texts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
   """`eot · text` as inputs, `text · boi` as targets, both int32 (R, T), float32 weights (R, T)."""
   targets, counted = pad_texts(
@@ -83,5 +112,17 @@ def _score_reports(config: TransformerConfig) -> Callable:
       return -jnp.sum(nll_BT * weights_BT, axis=-1).reshape(images, count)
 
     return [jax.lax.map(score, group).swapaxes(0, 1) for group in groups]
+
+  return function
+
+
+@functools.cache
+def _score_own(config: TransformerConfig) -> Callable:
+  def function(params, rows) -> jax.Array:
+    model = Transformer(config, params)
+    hidden_BTD = model.last_hidden(rows["tokens"])
+    kernel, bias = model.head["kernel"], model.head["bias"]
+    _, nll_BT = weighted_nll(hidden_BTD, kernel, bias, rows["targets"], rows["weights"])
+    return -jnp.sum(nll_BT * rows["weights"], axis=-1)
 
   return function

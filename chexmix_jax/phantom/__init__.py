@@ -1,13 +1,14 @@
 """Generated chest radiographs with reports and labels: studies by number, deterministic by seed."""
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
 from chexmix_jax import labels as labels_lib
 from chexmix_jax.phantom import grammar
 from chexmix_jax.phantom.anatomy import draw_anatomy, draw_exposure
-from chexmix_jax.phantom.findings import Finding, draw_acute, draw_chronic
+from chexmix_jax.phantom.findings import KINDS, Finding, draw_acute, draw_chronic
 from chexmix_jax.phantom.render import render
 
 STUDIES_A_PATIENT = 2
@@ -39,20 +40,27 @@ def identify(seed: int, index: int) -> tuple[str, str, str]:
   return f"phantom{seed}-{index:06d}", f"phantom{seed}-p{patient:06d}", split
 
 
-def describe(seed: int, index: int) -> tuple[tuple[Finding, ...], str, np.ndarray]:
-  """Findings, report and labels of study number `index` of a seed, without its picture."""
-  findings = _draw_findings(seed, index)
+def describe(
+    seed: int, index: int, kinds: Collection[str] = tuple(KINDS)
+) -> tuple[tuple[Finding, ...], str, np.ndarray]:
+  """Findings, report and labels of study number `index` of a seed, without its picture.
+
+  `kinds` are the findings that may be drawn.
+  """
+  findings = _draw_findings(seed, index, kinds)
   report = grammar.write_report(findings, _rngs(seed, index)[1])
   return findings, report, labels_from_findings(findings)
 
 
-def make_study(seed: int, index: int, size: int) -> PhantomStudy:
+def make_study(
+    seed: int, index: int, size: int, kinds: Collection[str] = tuple(KINDS)
+) -> PhantomStudy:
   """Study number `index` of a seed, its picture `size` pixels a side.
 
   Studies of a patient share the anatomy and the chronic findings. Neither report nor labels depend
-  on `size`.
+  on `size`. `kinds` are the findings that may be drawn.
   """
-  findings, report, labels = describe(seed, index)
+  findings, report, labels = describe(seed, index, kinds)
   picture_rng = _rngs(seed, index)[2]
   anatomy = draw_anatomy(_patient_rng(seed, index))
   image = render(anatomy, draw_exposure(picture_rng), findings, size, picture_rng)
@@ -68,10 +76,10 @@ def _rngs(seed: int, index: int) -> list[np.random.Generator]:
   return np.random.default_rng([seed, index, 1]).spawn(3)
 
 
-def _draw_findings(seed: int, index: int) -> tuple[Finding, ...]:
+def _draw_findings(seed: int, index: int, kinds: Collection[str]) -> tuple[Finding, ...]:
   rng = _patient_rng(seed, index)
   draw_anatomy(rng)  # The chronic findings follow it in the patient's stream.
-  return draw_chronic(rng) + draw_acute(_rngs(seed, index)[0])
+  return draw_chronic(rng, kinds) + draw_acute(_rngs(seed, index)[0], kinds)
 
 
 def labels_from_findings(findings: tuple[Finding, ...]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What a generated study shows: findings with side, zone and severity, drawn by lot."""
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
@@ -71,23 +72,33 @@ class Finding:
     return KINDS[self.kind]
 
 
-def draw_chronic(rng: np.random.Generator) -> tuple[Finding, ...]:
-  """The findings that all studies of a patient share."""
-  found = [_specify(kind, rng) for kind, p in _CHRONIC.items() if rng.random() < p]
-  if rng.random() < _DEVICE:
-    found.append(Finding(str(rng.choice(DEVICES))))
+def draw_chronic(
+    rng: np.random.Generator, kinds: Collection[str] = tuple(KINDS)
+) -> tuple[Finding, ...]:
+  """The findings that all studies of a patient share, of these kinds only."""
+  chances = {kind: p for kind, p in _CHRONIC.items() if kind in kinds}
+  found = [_specify(kind, rng) for kind, p in chances.items() if rng.random() < p]
+  devices = [kind for kind in DEVICES if kind in kinds]
+  if devices and rng.random() < _DEVICE:
+    found.append(Finding(str(rng.choice(devices))))
   return tuple(found)
 
 
-def draw_acute(rng: np.random.Generator) -> tuple[Finding, ...]:
-  """The findings of one study; at most one of a kind, and none that hides another."""
-  if rng.random() < _NO_ACUTE:
+def draw_acute(
+    rng: np.random.Generator, kinds: Collection[str] = tuple(KINDS)
+) -> tuple[Finding, ...]:
+  """The findings of one study; at most one of a kind, and none that hides another.
+
+  Fewer `kinds` are each more frequent: as many studies as ever have a finding.
+  """
+  frequencies = {kind: weight for kind, weight in _ACUTE.items() if kind in kinds}
+  if not frequencies or rng.random() < _NO_ACUTE:
     return ()
-  count = 1 + rng.choice(3, p=_ACUTE_COUNTS)
-  weights = np.array(list(_ACUTE.values()))
-  kinds = rng.choice(list(_ACUTE), size=count, replace=False, p=weights / weights.sum())
+  count = min(1 + rng.choice(3, p=_ACUTE_COUNTS), len(frequencies))
+  weights = np.array(list(frequencies.values()))
+  drawn = rng.choice(list(frequencies), size=count, replace=False, p=weights / weights.sum())
   found: list[Finding] = []
-  for kind in kinds:
+  for kind in drawn:
     finding = _specify(str(kind), rng)
     crowded = {f.side for f in found if f.kind in ("effusion", "pneumothorax")}
     if finding.side in crowded:

@@ -202,6 +202,13 @@ class MetricsWindow:
       self._log.warn(f"step {step} is skipped: its loss or gradient is not finite.")
 
 
+def read_metrics(run_dir: pathlib.Path) -> list[Row]:
+  """The lines of a run's metrics.jsonl, none where it has not written any."""
+  path = run_dir / "metrics.jsonl"
+  lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+  return [json.loads(line) for line in lines]
+
+
 def count_parameters(params: Any) -> int:
   """How many numbers a tree of arrays or of their shapes holds."""
   return parameter_overview.count_parameters(params)

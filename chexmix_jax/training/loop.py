@@ -12,7 +12,6 @@ import jax
 
 from chexmix_jax.errors import Stopped, UserError
 from chexmix_jax.models import flops
-from chexmix_jax.models.transformer import abstract_params
 from chexmix_jax.parallel import distributed
 from chexmix_jax.parallel.distributed import StopRequest
 from chexmix_jax.parallel.hardware import chip_of
@@ -24,12 +23,12 @@ from chexmix_jax.training.logging import (
     NotFiniteError,
     Row,
     RunLog,
-    count_parameters,
     is_finite,
 )
 from chexmix_jax.training.optimizer import learning_rate_schedule
 from chexmix_jax.training.setup import Setup, TrainConfig, set_up
 from chexmix_jax.training.step import TrainState, mean_losses
+from chexmix_jax.training.trainable import count_trained
 from chexmix_jax.training.validation import History, Score, Validator
 
 
@@ -126,9 +125,8 @@ def _train(
 
 
 def _describe(config, state, mesh, plan) -> None:
-  trained = count_parameters(state.params)
+  trained, total = count_trained(config.model)
   if state.frozen:
-    total = count_parameters(abstract_params(dataclasses.replace(config.model, adapter=None)))
     share = f"{trained / total:.2%} of the {total:,} of the model, which are frozen"
     print(f"{trained:,} parameters are trained on {mesh.size} device(s), {share}")
   else:

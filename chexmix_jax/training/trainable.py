@@ -1,5 +1,6 @@
 """Which parameters a run trains, and which it only reads."""
 
+import dataclasses
 import fnmatch
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,14 @@ from chexmix_jax.models.adapter import (
     take_rows,
 )
 from chexmix_jax.models.quantization import dequantise_layer, quantise_layers
-from chexmix_jax.models.transformer import Params, TransformerConfig, init_params
+from chexmix_jax.models.transformer import (
+    Params,
+    TransformerConfig,
+    abstract_params,
+    init_params,
+)
 from chexmix_jax.parallel.sharding import parameter_name
+from chexmix_jax.training.logging import count_parameters
 
 
 def prepare_params(
@@ -53,6 +60,12 @@ def prepare_params(
 def abstract_trained(config: TransformerConfig) -> Params:
   """Shapes of what a run with this config trains."""
   return jax.eval_shape(lambda: prepare_params(config, jax.random.key(0))[0])
+
+
+def count_trained(config: TransformerConfig) -> tuple[int, int]:
+  """How many parameters a run with this config trains, and how many the model has."""
+  plain = abstract_params(dataclasses.replace(config, adapter=None))
+  return count_parameters(abstract_trained(config)), count_parameters(plain)
 
 
 def _with_magnitudes(config: TransformerConfig, layers: Params) -> Params:

@@ -16,9 +16,12 @@ from chexmix_jax.data.write_studies import WriteOptions, write_studies
 from chexmix_jax.data.write_tokens import write_tokens
 from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation.generation import Generation, GenerationConfig
+from chexmix_jax.evaluation.likelihood import own_log_likelihoods
 from chexmix_jax.inference.generate import GenerateConfig, generate
+from chexmix_jax.inference.reports import make_prompt
 from chexmix_jax.labeler import label_report
 from chexmix_jax.labels import INDEX, describe_labels
+from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.findings import FINDINGS
 from chexmix_jax.models.transformer import abstract_params
 from chexmix_jax.tokenizers.bpe import BPETokenizer
@@ -41,6 +44,7 @@ def run_with_texts(generation, monkeypatch, values_of, change):
   """The values of a model that writes `change(reference)`."""
   texts = [change(text) for text in generation._references]
   monkeypatch.setattr(generation, "_generate", lambda *_: (texts, np.zeros(len(texts), bool)))
+  monkeypatch.setattr(generation, "_reference_nll", lambda *_: bootstrap.mean(np.ones(len(texts))))
   return values_of(generation.run({}))
 
 
@@ -110,6 +114,17 @@ def test_a_model_of_the_published_layout_may_end_with_either_id(
   result = Generation(changed, CONFIG).run(params)
   assert result.artefacts["generated"].tolist() == [""] * 10
   assert values_of(result)["unfinished"] == 0
+
+
+def test_the_nll_is_that_of_the_own_reports_with_their_ends(result, context, params, values_of):
+  table, vocabulary = tokens.load_tokens(context.tokens, "test"), context.vocabulary
+  texts, ids = table.texts[:10], vocabulary.codes_to_ids(table.codes[:10])
+  prompts = [make_prompt(vocabulary, {"image": one}) for one in ids]
+  found = own_log_likelihoods(
+      context.model, vocabulary, params, prompts, texts, CONFIG.batch_size
+  )
+  expected = -found.sum() / sum(len(text) + 1 for text in texts)
+  assert values_of(result)["report_nll"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_reports_are_what_greedy_generation_gives_for_the_pictures(

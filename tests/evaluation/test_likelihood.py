@@ -3,7 +3,8 @@ import numpy as np
 
 from chexmix_jax.data import tokens
 from chexmix_jax.data.documents import Text, make_document
-from chexmix_jax.evaluation.likelihood import log_likelihoods
+from chexmix_jax.evaluation.likelihood import log_likelihoods, own_log_likelihoods
+from chexmix_jax.inference.reports import make_prompt
 from chexmix_jax.models.transformer import Transformer
 
 
@@ -12,10 +13,13 @@ def test_likelihoods_equal_those_of_whole_documents(context, params):
   vocabulary = context.vocabulary
   codes, texts = table.codes[:3], [*table.texts[:5], table.texts[0][:1]]
   assert len({-(-(len(text) + 1) // 16) for text in texts}) > 1  # More than one width.
+  ids = vocabulary.codes_to_ids(codes)
   found = log_likelihoods(
-      context.model, vocabulary, params, vocabulary.codes_to_ids(codes), texts,
-      images_a_pass=2, reports_a_pass=2,
+      context.model, vocabulary, params, ids, texts, images_a_pass=2, reports_a_pass=2,
   )  # fmt: skip
+  prompts = [make_prompt(vocabulary, {"image": one}) for one in ids]
+  own = own_log_likelihoods(context.model, vocabulary, params, prompts, texts[:3], batch_size=2)
+  np.testing.assert_allclose(own, np.diag(found), rtol=1e-5)
   forward = jax.jit(
       lambda ids: jax.nn.log_softmax(Transformer(context.model, params)(ids), axis=-1)
   )

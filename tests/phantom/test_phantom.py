@@ -1,14 +1,46 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 
 from chexmix_jax import labels as labels_lib
 from chexmix_jax import phantom
+from chexmix_jax.labeler import label_report
 from chexmix_jax.phantom import findings as findings_lib
 from chexmix_jax.phantom.anatomy import draw_anatomy, draw_exposure
 from chexmix_jax.phantom.findings import Finding
 from chexmix_jax.phantom.render import render
+
+
+def test_without_a_limit_a_study_is_what_it_always_was():
+  """A digest of 300 studies of the version before findings could be limited."""
+  digest = hashlib.sha256()
+  for index in range(300):
+    found, report, labels = phantom.describe(5, index)
+    fields = [dataclasses.astuple(finding) for finding in found]
+    digest.update(repr((report, labels.tolist(), fields)).encode())
+  assert digest.hexdigest()[:16] == "6faceb6014dd8d59"
+
+
+def test_only_the_named_findings_appear():
+  kinds = ("cardiomegaly", "pneumothorax", "pneumonia", "central line")
+  names = {findings_lib.KINDS[kind] for kind in kinds} | {"No Finding", "Lung Opacity"}
+  others = [i for i, name in enumerate(labels_lib.CHEXPERT_14) if name not in names]
+  seen, empty = set(), []
+  for index in range(200):
+    found, report, labels = phantom.describe(3, index, kinds)
+    seen |= {finding.kind for finding in found}
+    assert not labels[others].any() and not label_report(report)[others].clip(0).any()
+    if not found:
+      empty.append(index)
+  assert seen == set(kinds) and 10 < len(empty) < 60
+  # The picture shows them, and differs from that of nothing where there are some.
+  for index in (empty[0], min({*range(200)} - {*empty})):
+    plain, limited = (phantom.make_study(3, index, 32, k) for k in ((), kinds))
+    assert not plain.findings and np.array_equal(plain.image, limited.image) == (index in empty)
+  lone = {phantom.describe(3, index, ("edema",))[0] for index in range(40)}
+  assert {len(found) for found in lone} == {0, 1}
 
 
 def _labels(**values: int) -> list[int]:

@@ -25,6 +25,7 @@ def open_source(
   """The source that a text such as one of these names.
 
       phantom:2000                  generated studies, by number; `seed` picks which
+      phantom:2000:edema,effusion   the same with these findings only
       r2gen:PATH/annotation.json    R2Gen's annotation form
       table:PATH/list.csv           a CSV or JSON-lines file, with `columns`
       mimic_cxr:DIR, nih14:DIR, …   one of SETS
@@ -40,9 +41,11 @@ def open_source(
   # Here and not above: a worker process imports this package, and needs one reader only.
   reader = importlib.import_module(f"chexmix_jax.data.sources.{name}")
   if name == "phantom":
-    if not location.isdecimal() or int(location) == 0:
+    number, _, kinds = location.partition(":")
+    if not number.isdecimal() or int(number) == 0:
       raise UserError(f"{spec!r} needs a number of studies, as in phantom:2000.")
-    return reader.studies(int(location), seed)
+    limit = [[kind.strip() for kind in kinds.split(",")]] if kinds else []
+    return reader.studies(int(number), seed, *limit)
   if not location:
     raise UserError(f"{spec!r} needs a path, as in {name}:PATH.")
   path = pathlib.Path(location)

@@ -1,13 +1,28 @@
+import numpy as np
 import pytest
 
 from chexmix_jax.data import sources
 from chexmix_jax.errors import UserError
+from chexmix_jax.labels import INDEX
+from chexmix_jax.phantom.findings import KINDS
 
 
 def test_phantoms_by_number_and_seed():
   found = sources.open_source("phantom:40", seed=3)
   assert len(found.studies) == 40
   assert found.description != sources.open_source("phantom:40", seed=4).description
+
+
+def test_phantoms_of_some_findings():
+  plain = sources.open_source("phantom:40")
+  every = sources.open_source(f"phantom:40:{','.join(KINDS)}")
+  assert every.description == plain.description
+  assert [s.labels.tolist() for s in every.studies] == [s.labels.tolist() for s in plain.studies]
+  some = sources.open_source("phantom:40:effusion, central line")
+  assert some.description["kinds"] == ["central line", "effusion"]
+  allowed = [INDEX[name] for name in ("Pleural Effusion", "Support Devices", "No Finding")]
+  rest = np.delete(np.stack([study.labels for study in some.studies]), allowed, axis=1)
+  assert not rest.any()
 
 
 def test_splits_of_phantoms_are_by_patient():
@@ -30,6 +45,7 @@ def test_real_sets_by_path(write_annotation):
         ("mimic:DIR", "use one of phantom, r2gen, mimic_cxr"),
         ("phantom:many", "needs a number"),
         ("phantom:0", "needs a number"),
+        ("phantom:9:edema,heart", "'heart' is no finding of phantoms; use some of cardiomegaly"),
         ("nih14:", "needs a path"),
         ("openi:nowhere", "nowhere does not exist"),
         ("r2gen:.", "is not a file; give the file of the r2gen data"),
