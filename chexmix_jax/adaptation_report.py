@@ -178,7 +178,10 @@ def _share_text(found: Share, name: str, reference: str) -> str:
   text = f"{found.share:.1%}"
   if name == reference:
     return text
-  ends = (f"{low:.0%}, {high:.0%}" for low, high in (found.over_seeds, found.over_patients))
+  ends = (
+      "–" if np.isnan(low) else f"{low:.0%}, {high:.0%}"
+      for low, high in (found.over_seeds, found.over_patients)
+  )
   return f"{text} [{' | '.join(ends)}]"
 
 
