@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from chexmix_jax.ablation_report import mean_interval
+from chexmix_jax.errors import UserError
 from chexmix_jax.evaluation import figures
 from chexmix_jax.evaluation.sections import Found
 from chexmix_jax.files import write_table, write_whole
@@ -45,6 +46,11 @@ class ArmResult:
   trained: tuple[int, int]
   learning_rate: float
   metrics: Sequence[Mapping[str, float]]
+
+  def __post_init__(self):
+    for name in self.findings:
+      if _F1 + name not in self.found.values["generation"]:
+        raise UserError(f"No report that was scored has {name}; raise num_studies, or leave it out.")
 
   def value(self, figure: str) -> float:
     """F1, NLL, or the F1 of the finding of this name."""

@@ -59,6 +59,11 @@ def test_a_share_is_of_the_gain_over_the_base_seed_by_seed():
   assert down.gain < 0 < down.share
 
 
+def test_a_finding_that_no_scored_report_has_is_named():
+  with pytest.raises(UserError, match="No report that was scored has c; raise num_studies"):
+    dataclasses.replace(result(0.2, [0.1]), findings=("a", "c"))
+
+
 def test_settings_that_contradict_each_other_are_one_sentence():
   with pytest.raises(UserError, match="'edema' is in first and in second"):
     build(first=("edema",), second=("effusion", "edema"))
