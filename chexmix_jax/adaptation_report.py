@@ -50,7 +50,9 @@ class ArmResult:
   def __post_init__(self):
     for name in self.findings:
       if _F1 + name not in self.found.values["generation"]:
-        raise UserError(f"No report that was scored has {name}; raise num_studies, or leave it out.")
+        raise UserError(
+            f"No report that was scored has {name}; raise num_studies, or leave it out."
+        )
 
   def value(self, figure: str) -> float:
     """F1, NLL, or the F1 of the finding of this name."""
