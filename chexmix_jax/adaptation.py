@@ -40,12 +40,10 @@ class Arm:
   Attributes:
     learning_rates: that are tried.
     adapter: what is trained; None trains everything.
-    pretrained: whether it starts from the pretrained model, or from fresh parameters.
   """
 
   learning_rates: tuple[float, ...]
   adapter: AdapterConfig | None = None
-  pretrained: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +149,7 @@ def adapted(stage2: TrainConfig, arm: Arm, rate: float, base: pathlib.Path) -> T
       stage2,
       model=dataclasses.replace(stage2.model, adapter=arm.adapter),
       optimizer=dataclasses.replace(stage2.optimizer, learning_rate=rate),
-      init=str(base) if arm.pretrained else "",
+      init=str(base),
   )
 
 
