@@ -118,11 +118,14 @@ def loss_sums(config: TransformerConfig, *args: Any) -> tuple[jax.Array, dict[st
 
 
 def mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
-  """`loss` (nats), `image_nll` and `text_nll` if any, of what loss_sums gave, added up."""
+  """`loss` (nats), `image_nll` and `text_nll`, of what loss_sums gave, added up.
+
+  Of a modality without a token that carries loss there is none.
+  """
   losses = {"loss": sums["loss_sum"] / max(sums["weight"], 1.0)}
   for kind in ("image", "text"):
-    if f"{kind}_nll" in sums:
-      losses[f"{kind}_nll"] = sums[f"{kind}_nll"] / max(sums[f"{kind}_tokens"], 1.0)
+    if sums.get(f"{kind}_tokens"):
+      losses[f"{kind}_nll"] = sums[f"{kind}_nll"] / sums[f"{kind}_tokens"]
   return losses
 
 
