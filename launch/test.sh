@@ -7,9 +7,9 @@ bash launch/setup.sh test
 # The programs are small: to optimise them fully takes longer than they run.
 export JAX_PLATFORMS=cpu
 export XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+XLA_FLAGS+=" --xla_llvm_disable_expensive_passes=true"
 if .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then
-  # jax 0.11 does not know the first of these any more.
-  XLA_FLAGS+=" --xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+  XLA_FLAGS+=" --xla_cpu_use_fusion_emitters=false" # jax 0.11 does not know this flag any more.
 fi
 unset PYTHONDONTWRITEBYTECODE # Many tests start Python, and jax takes seconds to compile anew.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}
