@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from chexmix_jax.errors import UserError
 from chexmix_jax.models import flops
-from chexmix_jax.models.transformer import Remat
+from chexmix_jax.models.layer import Remat
 from chexmix_jax.parallel.mesh import MeshConfig, mesh_sizes
 from chexmix_jax.planning.compile import Compiled, compile_step
 from chexmix_jax.planning.estimate import (
