@@ -39,7 +39,7 @@ from chexmix_jax.models.transformer import (
 )
 from chexmix_jax.parallel.mesh import make_mesh
 from chexmix_jax.parallel.sharding import param_shardings
-from chexmix_jax.training.probe import fit_probes
+from chexmix_jax.training.probe import STRENGTHS, fit_probes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ClassificationConfig:
   label_fractions: tuple[float, ...] = (1.0,)
   pooling: Literal["mean", "last", "attention"] = "mean"
   aggregate: Literal["first", "mean", "max"] = "mean"
-  strengths: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3)
+  strengths: tuple[float, ...] = STRENGTHS
   min_cases: int = 5
   max_train: int = 600
   batch_size: int = 32

@@ -15,9 +15,8 @@ from chexmix_jax.metrics import bootstrap
 from chexmix_jax.metrics.bootstrap import Figure
 from chexmix_jax.metrics.classification import auroc, auroc_figure
 from chexmix_jax.models.transformer import Params
-from chexmix_jax.training.probe import fit_probes
+from chexmix_jax.training.probe import STRENGTHS, fit_probes
 
-_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3)
 _MIN_CASES = 5
 
 
@@ -56,7 +55,7 @@ class Probes:
   def fit(self, params: Params) -> "Reader":
     """Probes on real, whole pictures; strength, layer and thresholds by validation."""
     train_NLD, val_NLD = (self._embed(params, self._codes[name]) for name in ("train", "val"))
-    probes = fit_probes(train_NLD, self._targets["train"], _STRENGTHS)
+    probes = fit_probes(train_NLD, self._targets["train"], STRENGTHS)
     scores_NLFS, positive_NF = probes.scores(val_NLD), self._targets["val"] > 0
     areas_LFS = auroc(scores_NLFS, positive_NF[:, None, :, None])
     strength_F = areas_LFS.max(0).argmax(-1)

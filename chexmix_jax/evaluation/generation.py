@@ -147,14 +147,15 @@ class Generation:
         "references": np.array(self._references),
     }
     for suffix, ratio, indication in settings:
-      generated, is_cut_N = self._generate(params, ratio, indication)
+      prompts = self._prompts(ratio)
+      generated, is_cut_N = self._generate(params, prompts, ratio, indication)
       found = {
           **self._score(generated, by_finding=True),
           "mean_words": bootstrap.mean(_count_words(generated)),
           "reference_mean_words": bootstrap.mean(_count_words(self._references)),
           "unfinished": bootstrap.mean(is_cut_N),
       }
-      found["report_nll"] = self._reference_nll(params, ratio)
+      found["report_nll"] = self._reference_nll(params, prompts, ratio)
       figures |= {f"{name}{suffix}": figure for name, figure in found.items()}
       values[f"num_empty{suffix}"] = generated.count("")
       values[f"distinct_reports{suffix}"] = len(set(generated))
@@ -169,12 +170,11 @@ class Generation:
     return Result(values, artefacts, figures | self._baselines, self._patient_ids, options)
 
   def _generate(
-      self, params: Params, ratio: float, indication: bool
+      self, params: Params, prompts: list[np.ndarray], ratio: float, indication: bool
   ) -> tuple[list[str], np.ndarray]:
     """Texts, and which of them were cut, bool (N,)."""
     context, config = self._context, self._config
     vocabulary = context.vocabulary
-    prompts = self._prompts(ratio)
     if indication:
       texts = map(context.text_tokenizer.encode, self._indications)
       prompts = [
@@ -205,10 +205,12 @@ class Generation:
         for number in range(len(self._references))
     ]
 
-  def _reference_nll(self, params: Params, ratio: float) -> Figure:
+  def _reference_nll(
+      self, params: Params, prompts: list[np.ndarray], ratio: float
+  ) -> Figure:
     context = self._context
     log_likelihoods_N = own_log_likelihoods(
-        context.model, context.vocabulary, params, self._prompts(ratio), self._texts,
+        context.model, context.vocabulary, params, prompts, self._texts,
         self._config.batch_size, f"likelihood of the texts, {ratio:.0%} hidden",
     )  # fmt: skip
     counts_N = np.array([len(text) + 1 for text in self._texts])

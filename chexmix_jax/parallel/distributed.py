@@ -13,11 +13,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jaxlib
+import numpy as np
 from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
@@ -286,3 +287,13 @@ def batch_share(sharding: jax.sharding.Sharding, batch_size: int) -> tuple[int, 
     )
   shares = sorted({tuple(sorted(held)) for held in rows.values()})
   return shares.index(tuple(sorted(rows[jax.process_index()]))), len(shares)
+
+
+def whole_batch(
+    sharding: jax.sharding.Sharding, batch_size: int, local: Mapping[str, np.ndarray]
+) -> dict[str, jax.Array]:
+  """Arrays (B, ...) of all processes' rows, of which `local` are those of this one's share."""
+  return {
+      name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+      for name, rows in local.items()
+  }

@@ -98,14 +98,14 @@ def load_base(
 
   abstract = jax.tree_util.tree_map_with_path(held, plain, shardings)
   if theirs.adapter is None:
-    params = _widened(load_params(run_dir, abstract, step)[0], run_dir, config, mesh)
-    return _with_classifier_of(config, theirs, params)
-  if jax.tree.map(lambda x: x.shape, plain) != jax.tree.map(
-      lambda x: x.shape, abstract_params(dataclasses.replace(theirs, adapter=None))
-  ):
-    raise UserError(f"{run_dir} has a model of another shape; use the config of its base.")
-  params, _ = load_adapted(run_dir, theirs, step, mesh)
-  params = jax.tree.map(lambda leaf, as_held: leaf.astype(as_held.dtype), params, abstract)
+    params, _ = load_params(run_dir, abstract, step)
+  else:
+    if jax.tree.map(lambda x: x.shape, plain) != jax.tree.map(
+        lambda x: x.shape, abstract_params(dataclasses.replace(theirs, adapter=None))
+    ):
+      raise UserError(f"{run_dir} has a model of another shape; use the config of its base.")
+    params, _ = load_adapted(run_dir, theirs, step, mesh)
+    params = jax.tree.map(lambda leaf, as_held: leaf.astype(as_held.dtype), params, abstract)
   params = _widened(params, run_dir, config, mesh)
   return _with_classifier_of(config, theirs, params)
 

@@ -14,6 +14,9 @@ import numpy as np
 _TOLERANCE = 3e-6
 _MAX_ITERATIONS = 2000
 
+STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3)
+"""Of the penalty, to choose among."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Probes:

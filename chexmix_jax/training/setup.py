@@ -17,7 +17,7 @@ from chexmix_jax.errors import UserError
 from chexmix_jax.models import flops
 from chexmix_jax.models.attention import check_backend
 from chexmix_jax.models.transformer import Params, TransformerConfig
-from chexmix_jax.parallel.distributed import batch_share
+from chexmix_jax.parallel.distributed import batch_share, whole_batch
 from chexmix_jax.parallel.mesh import MeshConfig, make_mesh
 from chexmix_jax.parallel.sharding import named_sharding
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
@@ -146,12 +146,8 @@ class Setup:
   def next_batch(self) -> tuple[dict[str, jax.Array], float]:
     """The next batch on the mesh, and what attention makes of it, see flops.packed_context."""
     sharding = named_sharding(self.mesh, ("batch", None))
-    size = self.config.data.batch_size
     local = next(self.iterator)
-    batch = {
-        name: jax.make_array_from_process_local_data(sharding, rows, (size, *rows.shape[1:]))
-        for name, rows in local.items()
-    }
+    batch = whole_batch(sharding, self.config.data.batch_size, local)
     return batch, flops.packed_context(local["positions"], local["segment_ids"])
 
 

@@ -16,7 +16,7 @@ from chexmix_jax.data.pipeline import DataConfig, EpochStart
 from chexmix_jax.errors import UserError
 from chexmix_jax.models.transformer import Params, TransformerConfig, abstract_params
 from chexmix_jax.parallel.devices import STEP_OPTIONS
-from chexmix_jax.parallel.distributed import batch_share
+from chexmix_jax.parallel.distributed import batch_share, whole_batch
 from chexmix_jax.parallel.sharding import named_sharding, param_shardings
 from chexmix_jax.progress import progress
 from chexmix_jax.tokenizers.vocabulary import Vocabulary
@@ -156,12 +156,7 @@ class Validator:
   def _losses(self, state: TrainState, batches: EpochStart) -> Row:
     total: dict[str, float] = {}
     for local in self._with_bar(batches):
-      batch = {
-          name: jax.make_array_from_process_local_data(
-              self._sharding, rows, (self._rows, *rows.shape[1:])
-          )
-          for name, rows in local.items()
-      }
+      batch = whole_batch(self._sharding, self._rows, local)
       sums = jax.device_get(self._sums(state.params, state.frozen, batch))
       total = {name: total.get(name, 0.0) + float(value) for name, value in sums.items()}
     return mean_losses(total)
