@@ -2,10 +2,11 @@
 
 The findings of generated radiographs are cut in two. Tokenizers are trained on all of them; for
 each seed a model is pretrained on studies with the first half only, and every arm goes on from it
-over studies with the second half, for the same number of steps: all parameters, or an adapter. Each
-arm takes the learning rate of its grid that gives the lowest NLL of the validation reports with the
-first seed. All are evaluated on the test split, and OUTPUT/adaptation.csv, .md and .png compare
-them. Whatever is finished is not repeated: the same command goes on where it stopped.
+over fewer studies with the second half, for the same number of steps: all parameters, or an
+adapter. Validation and test are of other patients with the second half. Each arm takes the learning
+rate of its grid that gives the highest F1 of the findings in validation with the first seed.
+OUTPUT/adaptation.csv, .md and .png compare the arms. Whatever is finished is not repeated: the same
+command goes on where it stopped.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from chexmix_jax.training.logging import read_metrics
 from chexmix_jax.training.loop import TrainConfig, train
 from chexmix_jax.training.trainable import count_trained
 
-_CHOSEN_BY = "report_nll"
+_CHOSEN_BY = "finding_f1_macro"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ class AdaptationConfig:
 
   Attributes:
     quickstart: sizes; stage 1 pretrains, stage 2 adapts.
-    num_studies: of each of the three sets: all findings, the first half, the second half.
+    num_studies: of each of three sets: all findings; the first half; the second half, to evaluate.
+    num_adapted: of the set with the second half that is adapted to, of which eight in ten train.
     first: findings that the model is pretrained on, kinds of the phantoms.
     second: findings that it is adapted to.
     arms: name -> settings of an Arm.
@@ -63,6 +65,7 @@ class AdaptationConfig:
 
   quickstart: QuickstartConfig
   num_studies: int
+  num_adapted: int
   first: tuple[str, ...]
   second: tuple[str, ...]
   arms: dict
@@ -71,7 +74,7 @@ class AdaptationConfig:
   evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
   def __post_init__(self):
-    config_lib.check_at_least_one(self, ("num_studies",), "the adaptation")
+    config_lib.check_at_least_one(self, ("num_studies", "num_adapted"), "the adaptation")
     if self.reference not in self.arms:
       raise UserError(f"reference={self.reference!r} is none of arms: {', '.join(self.arms)}.")
     if both := sorted({*self.first} & {*self.second}):
@@ -86,7 +89,7 @@ class AdaptationConfig:
 
 def run(config: AdaptationConfig, output: pathlib.Path) -> None:
   """All steps that are not finished."""
-  first, second = _make_inputs(config, output / "inputs")
+  first, second, adapted_to = _make_inputs(config, output / "inputs")
   evaluators = {
       split: Evaluator(second, dataclasses.replace(config.evaluate, split=split), ("generation",))
       for split in ("val", "test")
@@ -103,7 +106,7 @@ def run(config: AdaptationConfig, output: pathlib.Path) -> None:
     stage1, stage2 = (
         seeded_stage(stage, inputs.tokens, seed)
         for stage, inputs in (
-            (config.quickstart.stage1, first), (config.quickstart.stage2, second)
+            (config.quickstart.stage1, first), (config.quickstart.stage2, adapted_to)
         )
     )  # fmt: skip
     base = output / f"seed{seed}" / "base"
@@ -116,26 +119,31 @@ def run(config: AdaptationConfig, output: pathlib.Path) -> None:
       for rate, place in runs.items():
         train(adapted(stage2, arm, rate, base), place, f"seed {seed}, {name}, {rate:g}")
       if name not in chosen:
-        nll = {rate: _score(place, evaluators["val"], "val") for rate, place in runs.items()}
-        chosen[name] = min(rates, key=lambda rate: nll[rate].values["generation"][_CHOSEN_BY])
+        tried = {rate: _score(place, evaluators["val"], "val") for rate, place in runs.items()}
+        chosen[name] = max(rates, key=lambda rate: tried[rate].values["generation"][_CHOSEN_BY])
       results[name].append(result(runs[chosen[name]], chosen[name]))
   write_adaptation(results, config.reference, output)
 
 
-def _make_inputs(config: AdaptationConfig, output: pathlib.Path) -> tuple[Inputs, Inputs]:
-  """Of the first and of the second half, with tokenizers that have seen both."""
-  sets = {"all": (*config.first, *config.second), "second": config.second, "first": config.first}
+def _make_inputs(config: AdaptationConfig, output: pathlib.Path) -> tuple[Inputs, Inputs, Inputs]:
+  """Of the first half, of the second and of what is adapted to, with tokenizers of all findings."""
+  sets = {
+      "all": (config.num_studies, (*config.first, *config.second)),
+      "second": (config.num_studies, config.second),
+      "first": (config.num_studies, config.first),
+      "adapted": (config.num_adapted, config.second),
+  }
   made: dict[str, Inputs] = {}
-  for seed, (name, kinds) in enumerate(sets.items()):
+  for seed, (name, (num_studies, kinds)) in enumerate(sets.items()):
     # Other seeds are other patients.
-    source = open_source(f"phantom:{config.num_studies}:{','.join(kinds)}", seed)
+    source = open_source(f"phantom:{num_studies}:{','.join(kinds)}", seed)
     options, folder = WriteOptions(workers=available_cpus()), output / name
     tokenizers = output / "all" if made else None
     steps = Steps(folder)
     made[name] = make_inputs(
         config.quickstart, source, options, folder, 0, steps, tokenizers
     )
-  return made["first"], made["second"]
+  return made["first"], made["second"], made["adapted"]
 
 
 def _score(place: pathlib.Path, evaluator: Evaluator, split: str) -> Found:

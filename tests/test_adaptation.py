@@ -88,10 +88,13 @@ def test_the_first_seed_chooses_the_rates_and_every_arm_goes_on_from_its_base(
   trained, scored, findings = [], [], ("Cardiomegaly", "Support Devices")
   # In validation the second rate is better, but not of LoRA; on the test split it is the other way.
   nll = {"val": {"full_0.2": 1.0, "LoRA_0.3": 1.0}, "test": {"base": 3.0, "LoRA_0.3": 1.25}}
-  monkeypatch.setattr(
-      adaptation, "make_inputs",
-      lambda *arguments: types.SimpleNamespace(tokens=arguments[3] / "tokens"),
-  )  # fmt: skip
+  sources = []
+
+  def make_inputs(config, source, options, output, *others):
+    sources.append((output.name, len(source.studies)))
+    return types.SimpleNamespace(tokens=output / "tokens")
+
+  monkeypatch.setattr(adaptation, "make_inputs", make_inputs)
   monkeypatch.setattr(adaptation, "train", lambda *arguments: trained.append(arguments[:2]))
   monkeypatch.setattr(adaptation, "read_model", lambda _: TransformerConfig(10, 1, 8, 1, 8, 2))
   line = {"step": 20, "text_nll": 2.0}
@@ -105,7 +108,9 @@ def test_the_first_seed_chooses_the_rates_and_every_arm_goes_on_from_its_base(
     def __call__(self, checkpoint, output):
       scored.append((self.split, *checkpoint.parts[-2:]))
       loss = nll[self.split].get(checkpoint.name, 2.0)
-      values = {"report_nll": loss, **{f"finding_f1/{name}": 1 - loss / 4 for name in findings}}
+      f1 = 1 - loss / 4
+      values = {"report_nll": loss, "finding_f1_macro": f1}
+      values |= {f"finding_f1/{name}": f1 for name in findings}
       output.mkdir(parents=True)
       found = {
           "values": values, "intervals": {}, "signature": "s", "checkpoint_step": 1,
@@ -120,18 +125,19 @@ def test_the_first_seed_chooses_the_rates_and_every_arm_goes_on_from_its_base(
 
   monkeypatch.setattr(adaptation, "Evaluator", Scores)
   config = build(
-      arms=ARMS, reference="full", seeds=(3, 4), num_studies=20,
+      arms=ARMS, reference="full", seeds=(3, 4), num_studies=20, num_adapted=5,
       second=("cardiomegaly", "pacemaker", "central line"), first=("edema",),
   )  # fmt: skip
   adaptation.run(config, tmp_path)
+  assert sources == [("all", 20), ("second", 20), ("first", 20), ("adapted", 5)]
   names = [place.relative_to(tmp_path).parts for _, place in trained]
   assert names == [
       *(("seed3", name) for name in ("base", "full_0.1", "full_0.2", "LoRA_0.3", "LoRA_0.4")),
       *(("seed4", name) for name in ("base", "full_0.2", "LoRA_0.3")),
   ]
   for settings, place in trained:
-    half = "first" if place.name == "base" else "second"
-    assert settings.data.tokens == str(tmp_path / "inputs" / half / "tokens")
+    name = "first" if place.name == "base" else "adapted"
+    assert settings.data.tokens == str(tmp_path / "inputs" / name / "tokens")
     assert settings.seed == settings.data.shuffle_seed == int(place.parent.name[-1])
     assert settings.init == ("" if place.name == "base" else str(place.parent / "base"))
     assert (settings.model.adapter is not None) == place.name.startswith("LoRA")
