@@ -90,7 +90,7 @@ class Generation:
     distinct_reports                      different texts among the generated ones
     NAME/mask=R                           at the other mask ratios
     NAME/with_indication                  with the indication before the report, of all studies,
-                                          also those that have none
+                                          also those that have none; report_nll after it too
     most_common_report/NAME               baseline: the report that the training split has most
                                           often, for every study
     most_common_positive_report/NAME      the same among those with a positive finding
@@ -147,8 +147,8 @@ class Generation:
         "references": np.array(self._references),
     }
     for suffix, ratio, indication in settings:
-      prompts = self._prompts(ratio)
-      generated, is_cut_N = self._generate(params, prompts, ratio, indication)
+      prompts = self._prompts(ratio, indication)
+      generated, is_cut_N = self._generate(params, prompts, ratio)
       found = {
           **self._score(generated, by_finding=True),
           "mean_words": bootstrap.mean(_count_words(generated)),
@@ -170,17 +170,11 @@ class Generation:
     return Result(values, artefacts, figures | self._baselines, self._patient_ids, options)
 
   def _generate(
-      self, params: Params, prompts: list[np.ndarray], ratio: float, indication: bool
+      self, params: Params, prompts: list[np.ndarray], ratio: float
   ) -> tuple[list[str], np.ndarray]:
     """Texts, and which of them were cut, bool (N,)."""
     context, config = self._context, self._config
     vocabulary = context.vocabulary
-    if indication:
-      texts = map(context.text_tokenizer.encode, self._indications)
-      prompts = [
-          np.append(prompt, np.array(text, np.int32))
-          for prompt, text in zip(prompts, texts, strict=True)
-      ]
     # boi ends every document that was trained on; the published model may write report_end instead.
     stop_ids = (vocabulary.boi, vocabulary.report_end)
     options = GenerateConfig(max_new=config.max_new, stop_ids=stop_ids)
@@ -192,17 +186,24 @@ class Generation:
     is_cut_N = np.array([row[-1] not in stop_ids for row in new])
     return [normalise(text) for text in reports], is_cut_N
 
-  def _prompts(self, ratio: float) -> list[np.ndarray]:
-    """Token ids before the texts."""
+  def _prompts(self, ratio: float, indication: bool) -> list[np.ndarray]:
+    """Token ids before the texts; the indication as the text's own beginning."""
     context, parts = self._context, {}
     for place, (part, given) in enumerate(self._given.items()):
       if part in IMAGE_PARTS:
         keys = ((number, place) if place else (number,) for number in range(len(given)))
         given = context.hidden_ids(given, ratio, keys)
       parts[part] = given
-    return [
+    prompts = [
         make_prompt(context.vocabulary, {part: given[number] for part, given in parts.items()})
         for number in range(len(self._references))
+    ]
+    if not indication:
+      return prompts
+    texts = map(context.text_tokenizer.encode, self._indications)
+    return [
+        np.append(prompt, np.array(text, np.int32))
+        for prompt, text in zip(prompts, texts, strict=True)
     ]
 
   def _reference_nll(

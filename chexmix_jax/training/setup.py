@@ -15,6 +15,7 @@ from chexmix_jax.data.pipeline import DataConfig, Plan, make_plan, read_card, tr
 from chexmix_jax.data.sources.files import file_sha256
 from chexmix_jax.errors import UserError
 from chexmix_jax.models import flops
+from chexmix_jax.models.adapter import PROJECTIONS
 from chexmix_jax.models.attention import check_backend
 from chexmix_jax.models.transformer import Params, TransformerConfig
 from chexmix_jax.parallel.distributed import batch_share, whole_batch
@@ -90,6 +91,12 @@ def make_job(config: TrainConfig) -> dict[str, Any]:
   if config.model.adapter is not None:
     if not config.init:
       raise UserError("init is empty, but model.adapter adapts a model; name its run directory.")
+    kernels = (f"layers.{projection}.kernel" for projection in PROJECTIONS)
+    if config.optimizer.name == "muon" and not any(map(config.model.adapter.trains, kernels)):
+      raise UserError(
+          "optimizer.name='muon' is for kernels of the layers, and model.adapter trains none of"
+          " them; set it to 'adamw'."
+      )
     job["base"] = describe_base(pathlib.Path(config.init))
   return job
 

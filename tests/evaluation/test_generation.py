@@ -182,15 +182,23 @@ def test_pictures_are_hidden_and_the_indication_goes_before_the_report(
   config = dataclasses.replace(CONFIG, mask_ratios=(0.0, 0.5), indication=True)
   evaluation = Generation(context, config)
   evaluation._indications = ["left lungs"] * 10
-  given = []
+  given, scored = [], []
 
   def generate_ids(config, vocabulary, params, prompts, *_):
     given.append(prompts)
     return [np.array([vocabulary.boi], np.int32)] * len(prompts)
 
+  def own_log_likelihoods(config, vocabulary, params, prompts, texts, *_):
+    scored.append(prompts)
+    return np.zeros(len(texts))
+
   monkeypatch.setattr("chexmix_jax.evaluation.generation.generate_ids", generate_ids)
+  monkeypatch.setattr("chexmix_jax.evaluation.generation.own_log_likelihoods", own_log_likelihoods)
   result = evaluation.run(params)
   plain, masked, indicated = given
+  assert [[row.tolist() for row in rows] for rows in scored] == [
+      [row.tolist() for row in rows] for rows in given
+  ]
   assert {int((row == context.vocabulary.mask).sum()) for row in masked} == {8}
   text = context.text_tokenizer.encode("left lungs")
   for row, expected in zip(indicated, plain, strict=True):

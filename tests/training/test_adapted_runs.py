@@ -151,9 +151,13 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(
   assert not (tmp_path / "run").exists()
 
 
-def test_a_base_is_needed_and_must_be_the_same(config, whole_run, adapted, tmp_path):
+def test_a_base_and_adamw_are_needed_and_the_base_is_the_same(config, whole_run, adapted, tmp_path):
   with pytest.raises(UserError, match=r"init is empty, but model\.adapter adapts a model"):
     train(dataclasses.replace(adapting(config, whole_run), init=""), tmp_path / "run")
+  optimizer = dataclasses.replace(config.optimizer, name="muon")
+  with pytest.raises(UserError, match=r"model\.adapter trains none of them; set it to 'adamw'"):
+    run = dataclasses.replace(adapting(config, whole_run), optimizer=optimizer)
+    train(run, tmp_path / "run")
   _, folder = adapted
   job = read_job(folder)
   copy = tmp_path / "copy"
