@@ -19,6 +19,7 @@ from chexmix_jax.evaluation.sections import Found, read_found
 from chexmix_jax.evaluation.summary import cells, summary_rows
 from chexmix_jax.files import check_place, write_whole
 from chexmix_jax.models.transformer import TransformerConfig
+from chexmix_jax.training.base import base_dir
 from chexmix_jax.training.checkpoint import ranked_steps, read_job
 from chexmix_jax.training.logging import read_metrics
 from chexmix_jax.training.trainable import count_trained
@@ -162,8 +163,8 @@ def _notices(checkpoint: pathlib.Path) -> Iterator[str]:
       yield f"Notice of `{place.name}`:"
       text = (place / "NOTICE").read_text(encoding="utf-8").strip()
       yield "\n".join(f"> {line}".rstrip() for line in text.splitlines())
-    init = read_job(place)["train"].get("init") if (place / "job.json").exists() else ""
-    place = pathlib.Path(init) if init else None
+    has_init = (place / "job.json").exists() and read_job(place)["train"].get("init")
+    place = base_dir(place) if has_init else None
 
 
 def _name(path: str) -> str:

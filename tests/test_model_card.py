@@ -85,6 +85,12 @@ def test_a_card_has_settings_scores_and_notices(run, tmp_path):
   assert "someone" not in card and str(tmp_path) not in card
 
 
+def test_a_relative_base_above_the_run_keeps_its_notice(run, tmp_path):
+  folder = write_run(tmp_path / "further", "mine")
+  model_card.main([f"--checkpoint={folder}", f"--output={tmp_path / 'card.md'}"])
+  assert "Notice of `converted`:" in (tmp_path / "card.md").read_text()
+
+
 def test_what_does_not_belong_together_is_named(run, tmp_path):
   other = write_evaluation(tmp_path / "evaluation", "chexmix_jax:0.1.0|checkpoint:mine@70|x:0")
   output = f"--output={tmp_path / 'card.md'}"

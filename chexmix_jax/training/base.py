@@ -156,7 +156,7 @@ def read_model(run_dir: pathlib.Path) -> TransformerConfig:
 
 
 def base_dir(run_dir: pathlib.Path) -> pathlib.Path:
-  """The base of a run with an adapter, as the run was told.
+  """The run that a run started from, as it was told.
 
   A relative path is looked for from here, then from the folders above the run, so that runs can be
   moved together and used from anywhere.
