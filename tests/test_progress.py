@@ -22,3 +22,8 @@ def test_a_bar_goes_on_where_an_earlier_start_stopped(capsys):
     bar.update(2)
     assert bar.n == 8
   assert "8/10" in capsys.readouterr().err
+
+
+def test_a_quiet_bar_shows_nothing_and_passes_everything_through(capsys):
+  assert list(progress(range(3), quiet=True, desc="walk")) == [0, 1, 2]
+  assert not capsys.readouterr().err

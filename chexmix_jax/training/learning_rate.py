@@ -76,9 +76,8 @@ def run_range_test(
   """
   half_width, has_diverged = max(1, steps // 20), False
   losses: list[float] = []
-  is_quiet = jax.process_index() > 0
-  tried = range(steps)
-  for _ in tried if is_quiet else progress(tried, desc="learning rate", unit="step"):
+  quiet = jax.process_index() > 0
+  for _ in progress(range(steps), quiet=quiet, desc="learning rate", unit="step"):
     loss = step()
     if not math.isfinite(loss):
       has_diverged = True

@@ -84,7 +84,8 @@ def _read(setup: Setup, state: TrainState) -> tuple[np.ndarray, np.ndarray]:
   read_all = jax.jit(read, out_shardings=NamedSharding(setup.mesh, PartitionSpec()))
 
   def found() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for local in progress(batches, desc="linear probe", unit="batch", leave=False):
+    quiet = jax.process_index() > 0
+    for local in progress(batches, quiet=quiet, desc="linear probe", unit="batch", leave=False):
       batch = whole_batch(sharding, rows, local)
       states_BSD, labels_BSF = jax.device_get(read_all(state, batch))
       is_document_BS = np.isfinite(labels_BSF).any(-1)

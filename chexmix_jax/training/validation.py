@@ -4,11 +4,10 @@ import dataclasses
 import difflib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from chexmix_jax import config as config_lib
@@ -155,16 +154,12 @@ class Validator:
 
   def _losses(self, state: TrainState, batches: EpochStart) -> Row:
     total: dict[str, float] = {}
-    for local in self._with_bar(batches):
+    quiet = jax.process_index() > 0
+    for local in progress(batches, quiet=quiet, desc="validation", unit="batch", leave=False):
       batch = whole_batch(self._sharding, self._rows, local)
       sums = jax.device_get(self._sums(state.params, state.frozen, batch))
       total = {name: total.get(name, 0.0) + float(value) for name, value in sums.items()}
     return mean_losses(total)
-
-  def _with_bar(self, batches: EpochStart) -> Iterator[dict[str, np.ndarray]]:
-    if jax.process_index() > 0:
-      return iter(batches)
-    return iter(progress(batches, desc="validation", unit="batch", leave=False))
 
   def _plain(self, state: TrainState) -> Params:
     """The parameters of the model, adapted or not."""
