@@ -3,8 +3,8 @@
 The findings of generated radiographs are cut in two. Tokenizers are trained on all of them; for
 each seed a model is pretrained on studies with the first half only, and every arm goes on from it
 over fewer studies with the second half, for the same number of steps: all parameters, or an
-adapter. Validation and test are of other patients with the second half. Each arm takes the learning
-rate of its grid that gives the highest F1 of the findings in validation with the first seed.
+adapter. Validation and test are of other patients with the second half. Of its learning rates an
+arm takes the one with the highest F1 of the findings in validation with the first seed.
 OUTPUT/adaptation.csv, .md and .png compare the arms. Whatever is finished is not repeated: the same
 command goes on where it stopped.
 """
